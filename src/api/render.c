@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api/internal.h"
+
+#include <string.h>
+
+/* api-version 2024-10-02-preview: its .NET client has `string?` for the value. */
+static bool value_as_string(const struct call *c)
+{
+	return c->shape == SHAPE_NEW && c->api_version.len >= 10 &&
+	       memcmp(c->api_version.ptr, "2024-10-02", 10) == 0;
+}
+
+static void put_image(struct buf *b, const char *format, const char *base64)
+{
+	buf_addf(b, "{\"type\":\"image\",\"format\":\"%s\",\"base64_data\":\"", format);
+	buf_add_str(b, str_from(base64));
+	buf_add(b, "\"}", 2);
+}
+
+/* The typing of clients.md §0.1. */
+static void put_value(struct buf *b, const struct call *c, const struct execution_result *r)
+{
+	bool string = value_as_string(c);
+
+	switch (r->kind) {
+	case KERNEL_VALUE_NULL:
+		/* The oldest clients fail on null. */
+		buf_add_str(b, c->shape == SHAPE_FLAT ? STR("\"\"") : STR("null"));
+		break;
+	case KERNEL_VALUE_BOOL:
+		if (string)
+			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("\"True\"") : STR("\"False\""));
+		else
+			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("true") : STR("false"));
+		break;
+	case KERNEL_VALUE_INT:
+	case KERNEL_VALUE_FLOAT: {
+		/* SECURITY: text from a kernel becomes a bare JSON number only if a parser agrees that it is one. */
+		json_t *number = string ? NULL : json_loads(r->value, JSON_DECODE_ANY, NULL);
+
+		if (json_is_number(number))
+			buf_add_str(b, str_from(r->value));
+		else
+			json_str(b, str_from(r->value));
+		json_decref(number);
+		break;
+	}
+	case KERNEL_VALUE_IMAGE:
+		put_image(b, r->format, r->value);
+		break;
+	case KERNEL_VALUE_NONE:
+	case KERNEL_VALUE_STR:
+	case KERNEL_VALUE_TEXT:
+		json_str(b, str_from(r->value));
+		break;
+	}
+}
+
+static void put_displays(struct buf *b, const struct execution_result *r)
+{
+	/* Extension: every image the cell showed; `result` has room for the last one only. */
+	if (json_array_size(r->displays) < 2)
+		return;
+	json_key(b, "displayData");
+	buf_add(b, "[", 1);
+	for (size_t i = 0; i < json_array_size(r->displays); i++) {
+		json_t *d = json_array_get(r->displays, i);
+
+		json_item(b);
+		put_image(b, json_string_value(json_object_get(d, "format")),
+			  json_string_value(json_object_get(d, "base64_data")));
+	}
+	buf_add(b, "]", 1);
+}
+
+static const char *error_code(const struct execution_result *r)
+{
+	switch (r->status) {
+	case AGENT_RESULT_TIMEOUT:
+		return "ExecutionTimeout";
+	case AGENT_RESULT_CANCELED:
+		return "ExecutionCanceled";
+	case AGENT_RESULT_OOM:
+		return "ExecutionOutOfMemory";
+	case AGENT_RESULT_KERNEL_DIED:
+		return "KernelDied";
+	default:
+		return "CodeExecutionFailed";
+	}
+}
+
+static const char *status_new(const struct execution *x)
+{
+	if (x->state == EXECUTION_QUEUED)
+		return "NotStarted";
+	if (x->state == EXECUTION_RUNNING)
+		return "Running";
+	if (x->result.status == AGENT_RESULT_CANCELED)
+		return "Canceled";
+	return x->result.status == AGENT_RESULT_OK ? "Succeeded" : "Failed";
+}
+
+static const char *status_old(const struct execution *x)
+{
+	if (x->state != EXECUTION_FINISHED)
+		return status_new(x);
+	return x->result.status == AGENT_RESULT_OK ? "Success" : "Failure";
+}
+
+static int64_t milliseconds(const struct execution *x)
+{
+	return (x->result.duration_us + 500) / 1000;
+}
+
+static void put_streams(struct buf *b, const struct execution_result *r)
+{
+	json_key_str(b, "stdout", r->out ? r->out : "");
+	json_key_str(b, "stderr", r->err ? r->err : "");
+}
+
+static void put_error(struct buf *b, const struct execution_result *r)
+{
+	if (r->status == AGENT_RESULT_OK)
+		return;
+	json_key(b, "error");
+	buf_add(b, "{", 1);
+	json_key_str(b, "code", error_code(r));
+	json_key(b, "message");
+	if (r->status == AGENT_RESULT_ERROR) {
+		struct buf text;
+
+		buf_init(&text, 1 << 20);
+		buf_addf(&text, "%s%s%s", r->error_name, *r->error_text ? ": " : "", r->error_text);
+		json_str(b, buf_str(&text));
+		buf_done(&text);
+	} else {
+		json_str(b, str_from(r->err));
+	}
+	buf_add(b, "}", 1);
+}
+
+static void render_new(struct buf *b, const struct call *c, const struct execution *x)
+{
+	buf_add(b, "{", 1);
+	json_key_str(b, "id", x->id);
+	json_key(b, "identifier");
+	json_str(b, c->identifier);
+	json_key_str(b, "executionType", x->execution_type);
+	json_key_str(b, "status", status_new(x));
+	if (x->state == EXECUTION_FINISHED) {
+		put_error(b, &x->result);
+		json_key(b, "result");
+		buf_add(b, "{", 1);
+		put_streams(b, &x->result);
+		json_key(b, "executionResult");
+		put_value(b, c, &x->result);
+		json_key_int(b, "executionTimeInMilliseconds", milliseconds(x));
+		put_displays(b, &x->result);
+		buf_add(b, "}", 1);
+	}
+	buf_add(b, "}", 1);
+}
+
+static void put_old_fields(struct buf *b, const struct call *c, const struct execution *x)
+{
+	json_key_str(b, "status", status_old(x));
+	put_streams(b, &x->result);
+	/* The service's own sample image says executionResult, the hosted service result. */
+	json_key(b, "result");
+	put_value(b, c, &x->result);
+	json_key(b, "executionResult");
+	put_value(b, c, &x->result);
+	json_key_int(b, "executionTimeInMilliseconds", milliseconds(x));
+	put_displays(b, &x->result);
+}
+
+static void render_old(struct buf *b, const struct call *c, const struct execution *x)
+{
+	buf_add(b, "{", 1);
+	json_key_str(b, "$id", "1");
+	if (c->shape == SHAPE_FLAT)
+		put_old_fields(b, c, x);
+	json_key(b, "properties");
+	buf_add(b, "{", 1);
+	json_key_str(b, "$id", "2");
+	json_key_str(b, "id", x->id);
+	put_old_fields(b, c, x);
+	buf_add(b, "}}", 2);
+}
+
+static void render_founding(struct buf *b, const struct call *c, const struct execution *x)
+{
+	buf_add(b, "{", 1);
+	json_key_str(b, "status", status_old(x));
+	json_key(b, "result");
+	buf_add(b, "{", 1);
+	put_streams(b, &x->result);
+	json_key(b, "executionResult");
+	put_value(b, c, &x->result);
+	json_key_int(b, "executionTimeMs", milliseconds(x));
+	put_displays(b, &x->result);
+	buf_add(b, "}", 1);
+	/* One more copy for unmodified clients that happen to use the path form. */
+	json_key(b, "properties");
+	buf_add(b, "{", 1);
+	put_old_fields(b, c, x);
+	buf_add(b, "}}", 2);
+}
+
+void render_execution(struct buf *b, const struct call *c, const struct execution *x)
+{
+	if (c->shape == SHAPE_NEW)
+		render_new(b, c, x);
+	else if (c->shape == SHAPE_FOUNDING)
+		render_founding(b, c, x);
+	else
+		render_old(b, c, x);
+}

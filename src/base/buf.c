@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/buf.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void buf_init(struct buf *b, size_t max)
+{
+	*b = (struct buf){ .max = max };
+}
+
+void buf_done(struct buf *b)
+{
+	free(b->ptr);
+	*b = (struct buf){ .max = b->max };
+}
+
+void buf_clear(struct buf *b)
+{
+	b->len = 0;
+	b->failed = false;
+	if (b->ptr)
+		b->ptr[0] = '\0';
+}
+
+bool buf_reserve(struct buf *b, size_t n)
+{
+	if (b->failed || n > b->max || b->len > b->max - n) {
+		b->failed = true;
+		return false;
+	}
+	size_t want = b->len + n + 1;
+
+	if (want <= b->cap)
+		return true;
+	size_t cap = b->cap ? b->cap : 256;
+
+	while (cap < want)
+		cap *= 2;
+	if (cap > b->max + 1)
+		cap = b->max + 1;
+	char *p = realloc(b->ptr, cap);
+
+	if (!p) {
+		b->failed = true;
+		return false;
+	}
+	b->ptr = p;
+	b->cap = cap;
+	return true;
+}
+
+bool buf_add(struct buf *b, const void *data, size_t len)
+{
+	if (!buf_reserve(b, len))
+		return false;
+	if (len)
+		memcpy(b->ptr + b->len, data, len);
+	b->len += len;
+	b->ptr[b->len] = '\0';
+	return true;
+}
+
+bool buf_add_str(struct buf *b, struct str s)
+{
+	return buf_add(b, s.ptr, s.len);
+}
+
+bool buf_addf(struct buf *b, const char *fmt, ...)
+{
+	va_list ap;
+	char *text = NULL;
+
+	va_start(ap, fmt);
+	int n = vasprintf(&text, fmt, ap);
+
+	va_end(ap);
+	if (n < 0) {
+		b->failed = true;
+		return false;
+	}
+	bool ok = buf_add(b, text, (size_t)n);
+
+	free(text);
+	return ok;
+}
+
+void buf_consume(struct buf *b, size_t n)
+{
+	if (n >= b->len) {
+		buf_clear(b);
+		return;
+	}
+	memmove(b->ptr, b->ptr + n, b->len - n);
+	b->len -= n;
+	b->ptr[b->len] = '\0';
+}
+
+char *buf_take(struct buf *b)
+{
+	if (!b->ptr && !buf_add(b, "", 0))
+		return NULL;
+	char *p = b->ptr;
+
+	*b = (struct buf){ .max = b->max };
+	return p;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * flags: sets of flags that several command groups share.
+ */
+
+#include "cli/args.h"
+
+/** cli_flags_pool_of: --name and --resource-group, optional because an endpoint may name the pool
+ * instead. */
+extern const struct cli_flag cli_flags_pool_of[];
+/** cli_flags_session: --identifier. */
+extern const struct cli_flag cli_flags_session[];

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+#include "cli/flags.h"
+
+#include "base/own.h"
+
+#include <string.h>
+
+const struct cli_flag cli_flags_pool_of[] = {
+	{ .name = "name",
+	  .letter = 'n',
+	  .kind = FLAG_TEXT,
+	  .arg = "POOL",
+	  .help = "Session pool. Without it: the pool of --endpoint, or the daemon's default "
+		  "pool." },
+	{ .name = "resource-group",
+	  .letter = 'g',
+	  .kind = FLAG_TEXT,
+	  .arg = "GROUP",
+	  .help = "Resource group of the pool." },
+	{ .name = "session-pool-location",
+	  .kind = FLAG_TEXT,
+	  .arg = "LOCATION",
+	  .help = "Accepted for az's sake; the pool's endpoint says where it is." },
+	{ .name = NULL },
+};
+
+const struct cli_flag cli_flags_session[] = {
+	{ .name = "identifier",
+	  .letter = 'i',
+	  .kind = FLAG_TEXT,
+	  .required = true,
+	  .arg = "ID",
+	  .help = "The session: 4 to 128 characters of your choice. Whoever knows it can use the "
+		  "session." },
+	{ .name = NULL },
+};
+
+static int run_list(struct cli *cli, struct err *e)
+{
+	OWNED_MEM char *base = client_pool_endpoint(cli, e);
+
+	if (!base)
+		return -1;
+	OWNED_MEM char *url =
+		client_url_format(base, "/listSessions?api-version=" CLIENT_DATA_VERSION);
+
+	if (!url)
+		return err_set(e, ERR_INVALID, "the endpoint is too long");
+	json_t *sessions = client_get_all(cli, CLIENT_DATA, url, "sessions", e);
+
+	if (!sessions)
+		return -1;
+	int rc = output_json(&cli->output, sessions, e);
+
+	json_decref(sessions);
+	return rc;
+}
+
+static int run_stop(struct cli *cli, struct err *e)
+{
+	const char *id = args_text(&cli->args, "identifier");
+	OWNED_MEM char *base = client_pool_endpoint(cli, e);
+	struct client_response response;
+
+	if (!base)
+		return -1;
+	OWNED_MEM char *url = client_url_format(
+		base, "/session?api-version=" CLIENT_DATA_VERSION "&identifier=%s", id);
+	struct client_request request = { .plane = CLIENT_DATA, .method = "DELETE", .url = url };
+
+	if (!url)
+		return err_set(e, ERR_INVALID, "the identifier is too long");
+	if (client_send(cli, &request, &response, e))
+		return -1;
+	client_response_done(&response);
+	const char *slash = strrchr(base, '/');
+	json_t *text = json_sprintf("Session %s in session pool %s stopped.", id,
+				    slash ? slash + 1 : base);
+
+	if (!text)
+		return err_set(e, ERR_MALFORMED, "the identifier is not UTF-8");
+	int rc = output_json(&cli->output, text, e);
+
+	json_decref(text);
+	return rc;
+}
+
+static const struct cli_verb verbs[] = {
+	{ .name = "list",
+	  .summary = "List the live sessions of a pool.",
+	  .example = "-n my-pool -g my-group -o table",
+	  .flags = { cli_flags_pool_of },
+	  .run = run_list },
+	{ .name = "stop",
+	  .summary = "End a session now: its processes, files and memory are gone.",
+	  .example = "-n my-pool -g my-group -i user-4711",
+	  .flags = { cli_flags_pool_of, cli_flags_session },
+	  .run = run_stop },
+	{ .name = NULL },
+};
+
+const struct cli_group cli_group_session = { "session", "Live sessions of a pool", verbs };

@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* bivouacd: starts as root, starts the jailer, gives its rights away, serves. */
+
+#include "api/data_plane.h"
+#include "arm/arm.h"
+#include "base/fdio.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "daemon/options.h"
+#include "daemon/privileges.h"
+#include "http/http.h"
+#include "identity/identity.h"
+#include "image/image.h"
+#include "loop/loop.h"
+#include "pool/pool.h"
+#include "sandbox/backend.h"
+#include "store/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SUBSCRIPTION "00000000-0000-0000-0000-000000000000"
+#define DEV_OID "00000000-0000-0000-0000-0000000000d0"
+#define DEV_TOKEN_LIFETIME_S (30 * 86400)
+#define ARM_VERSION "2025-07-01"
+
+static struct daemon {
+	struct options options;
+	struct places places;
+	char binary_dir[PATH_MAX];
+	char sockets_dir[PATH_MAX + 4];
+	char base_url[128];
+	char address[64];
+	uint16_t port;
+	pid_t jailer_pid;
+	struct images *images;
+	struct store *store;
+	struct identity *identity;
+	struct arm *arm;
+	struct backend *backend;
+	struct pools *pools;
+	struct http_server *server;
+	bool backend_up;
+	bool stopping;
+	int exit_status;
+} d;
+
+static void fatal(const struct err *e)
+{
+	log_error("%s", e->msg);
+	fprintf(stderr, "bivouacd: %s\n", e->msg);
+	exit(err_exit_status(e->code) ? err_exit_status(e->code) : 70);
+}
+
+static int parse_listen(const char *text, struct err *e)
+{
+	const char *colon = strrchr(text, ':');
+	uint64_t port;
+
+	if (!colon || colon == text || (size_t)(colon - text) >= sizeof(d.address) ||
+	    !str_to_u64(str_from(colon + 1), 65535, &port))
+		return err_set(e, ERR_INVALID, "--listen must be ADDR:PORT, as 127.0.0.1:8900, not '%s'", text);
+	snprintf(d.address, sizeof(d.address), "%.*s", (int)(colon - text), text);
+	d.port = (uint16_t)port;
+	return 0;
+}
+
+static int find_binary_dir(struct err *e)
+{
+	ssize_t n = readlink("/proc/self/exe", d.binary_dir, sizeof(d.binary_dir) - 1);
+
+	if (n <= 0)
+		return err_sys(e, "own program");
+	d.binary_dir[n] = '\0';
+	*strrchr(d.binary_dir, '/') = '\0';
+	return 0;
+}
+
+/* One daemon per run directory; the lock lasts as long as the process. */
+static int lock_run_dir(const char *run_dir, struct err *e)
+{
+	int fd = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(e, "open %s", run_dir);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return err_set(e, ERR_CONFLICT, "another bivouacd runs on %s", run_dir);
+	return 0;
+}
+
+/* Everything that takes root. */
+static int start_as_root(int *ret_jailer_fd, struct err *e)
+{
+	static char state_dir[PATH_MAX];
+	static char run_dir[PATH_MAX];
+	static char images_dir[PATH_MAX];
+	struct options *o = &d.options;
+	struct privileges user;
+	char owner[16];
+
+	if (geteuid() != 0)
+		return err_set(e, ERR_FORBIDDEN,
+			       "must be started as root: it starts the jailer and then runs as user '%s'",
+			       o->user);
+	if (privileges_find_user(o->user, &user, e) < 0 ||
+	    privileges_make_dir(o->state_dir, 0700, user.uid, e) < 0 ||
+	    privileges_make_dir(o->run_dir, 0755, 0, e) < 0)
+		return -1;
+	if (!realpath(o->state_dir, state_dir) || !realpath(o->run_dir, run_dir))
+		return err_sys(e, "state or run directory");
+	if (lock_run_dir(run_dir, e) < 0)
+		return -1;
+	if (!realpath(o->images_dir, images_dir))
+		return err_set(e, ERR_NOT_FOUND,
+			       "image directory %s does not exist; make the image with: bivouac image build",
+			       o->images_dir);
+	if (images_open(d.binary_dir, images_dir, &d.images, e) < 0)
+		return -1;
+	snprintf(owner, sizeof(owner), "%u", user.uid);
+	const char *argv[] = { "bivouac-jailer", "--run-dir", run_dir,	    "--images", images_dir,
+			       "--owner",	 owner,	      "--uid-dir", o->uid_dir, NULL };
+
+	if (privileges_start_jailer(d.binary_dir, argv, ret_jailer_fd, &d.jailer_pid, e) < 0)
+		return -1;
+	d.places = (struct places){ state_dir, run_dir };
+	return privileges_drop(&user, &d.places, e);
+}
+
+static void free_caller(void *arg)
+{
+	free(arg);
+}
+
+/* Every route names a permission; its first word says for which plane the token must be. */
+static int authorize(struct http_request *rq, const struct http_route *route, void *ctx, struct err *e)
+{
+	struct identity_caller found;
+	struct str header = STR("");
+
+	(void)ctx;
+	if (!route->permission)
+		return 0;
+	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0 ? IDENTITY_PLANE_ARM :
+										 IDENTITY_PLANE_DATA;
+
+	http_header(rq, "Authorization", &header);
+	if (identity_check(d.identity, header, plane, &found, e) < 0)
+		return -1;
+	struct identity_caller *caller = malloc(sizeof(*caller));
+
+	if (!caller)
+		return err_set(e, ERR_NOMEM, "out of memory");
+	*caller = found;
+	http_set_caller(rq, caller);
+	if (http_defer(rq, free_caller, caller) < 0) {
+		http_set_caller(rq, NULL);
+		free(caller);
+		return err_set(e, ERR_NOMEM, "out of memory");
+	}
+	return 0;
+}
+
+static void finished(struct http_request *rq, int status, int64_t duration_us, void *ctx)
+{
+	struct str path = http_path(rq);
+	struct str method = http_method(rq);
+
+	(void)ctx;
+	/* SECURITY: the query may hold identifiers, the only secret of a session; it is not logged. */
+	log_msg(status >= 500 ? LOG_WARN : LOG_DEBUG, "%.*s %.*s -> %d in %" PRId64 " us, request %s",
+		STR_ARG(method), (int)(path.len < 300 ? path.len : 300), path.ptr, status, duration_us,
+		http_request_id(rq));
+}
+
+static void health(struct http_request *rq, void *ctx)
+{
+	static const char text[] = "{\"status\":\"healthy\"}";
+
+	(void)ctx;
+	http_reply(rq, 200, "application/json", text, sizeof(text) - 1);
+}
+
+static const struct http_route own_routes[] = {
+	{ "GET", "/health", health, HTTP_BODY_NONE, NULL, "Whether the daemon serves" },
+};
+
+static const char *image_of(const char *container_type, void *arg)
+{
+	(void)arg;
+	return images_id(d.images, container_type);
+}
+
+static const char *metadata_of(const char *container_type, void *arg)
+{
+	(void)arg;
+	return images_metadata(d.images, container_type);
+}
+
+static void pool_changed(const char *key, bool deleted, void *arg)
+{
+	(void)arg;
+	pools_document(d.pools, key, deleted);
+}
+
+/* The pool of --dev; kept as it is if an earlier start made it. */
+static int make_dev_pool(struct err *e)
+{
+	static const char group[] = "/subscriptions/" SUBSCRIPTION "/resourceGroups/default";
+	static const char pool[] = "/subscriptions/" SUBSCRIPTION
+				   "/resourceGroups/default/providers/Microsoft.App/sessionPools/default";
+	static const char key[] = "/subscriptions/" SUBSCRIPTION
+				  "/resourcegroups/default/providers/microsoft.app/sessionpools/default";
+	static const char pool_body[] =
+		"{\"location\":\"local\",\"properties\":{\"containerType\":\"PythonLTS\","
+		"\"poolManagementType\":\"Dynamic\","
+		"\"scaleConfiguration\":{\"maxConcurrentSessions\":100,\"readySessionInstances\":10},"
+		"\"dynamicPoolConfiguration\":{\"lifecycleConfiguration\":{\"lifecycleType\":\"Timed\","
+		"\"cooldownPeriodInSeconds\":300}},"
+		"\"sessionNetworkConfiguration\":{\"status\":\"EgressDisabled\"}}}";
+	struct store_doc doc = { 0 };
+	int found = store_doc_get(d.store, key, &doc, e);
+
+	store_doc_done(&doc);
+	if (found)
+		return found < 0 ? -1 : 0;
+	if (arm_put_internal(d.arm, group, "{\"location\":\"local\"}", ARM_VERSION, e) < 0)
+		return -1;
+	return arm_put_internal(d.arm, pool, pool_body, ARM_VERSION, e);
+}
+
+static void print_ready(void)
+{
+	struct err e = ERR_INIT;
+	OWNED_MEM char *endpoint = str_printf("%s/subscriptions/" SUBSCRIPTION
+					      "/resourceGroups/default/sessionPools/default",
+					      d.base_url);
+	OWNED_MEM char *token = NULL;
+	OWNED_MEM char *arm_token = NULL;
+	json_t *line;
+
+	if (d.options.dev) {
+		token = identity_issue(d.identity, IDENTITY_AUDIENCE_DATA, DEV_OID, "dev",
+				       DEV_TOKEN_LIFETIME_S, &e);
+		arm_token = identity_issue(d.identity, IDENTITY_AUDIENCE_ARM, DEV_OID, "dev",
+					   DEV_TOKEN_LIFETIME_S, &e);
+		if (!token || !arm_token)
+			fatal(&e);
+		line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint", d.base_url,
+				 "token", token, "armToken", arm_token);
+	} else {
+		line = json_pack("{s:s}", "armEndpoint", d.base_url);
+	}
+	OWNED_MEM char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
+
+	if (text)
+		printf("%s\n", text);
+	fflush(stdout);
+	json_decref(line);
+}
+
+static int start_http(struct err *e)
+{
+	struct http_config config = {
+		.address = d.address,
+		.port = d.port,
+		.connections_max = (size_t)d.options.connections_max,
+		.idle_timeout_s = (unsigned)d.options.idle_timeout_s,
+		.body_max = (size_t)d.options.body_max,
+		.authorize = authorize,
+		.finished = finished,
+	};
+	struct data_plane_config plane = {
+		.pools = d.pools,
+		.metadata = metadata_of,
+		.code_max = (size_t)d.options.code_max,
+		.list_max = (uint32_t)d.options.list_max,
+	};
+
+	d.server = http_server_new(&config, &d.port, e);
+	if (!d.server || http_server_routes(d.server, own_routes, ARRAY_LEN(own_routes), NULL, e) < 0 ||
+	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0)
+		return -1;
+	snprintf(d.base_url, sizeof(d.base_url), "http://%s:%u", d.address, d.port);
+	return 0;
+}
+
+static void pools_ready(void *arg, const struct err *e)
+{
+	struct err mine = *e;
+
+	(void)arg;
+	if (mine.code != ERR_NONE || start_http(&mine) < 0)
+		fatal(&mine);
+	log_info("serving on %s", d.base_url);
+	print_ready();
+}
+
+static void backend_restarted(void *arg)
+{
+	(void)arg;
+	if (d.backend_up) {
+		log_warn("the jailer was replaced; comparing sandboxes");
+		pools_backend_restarted(d.pools);
+		return;
+	}
+	d.backend_up = true;
+	pools_start(d.pools, pools_ready, NULL);
+}
+
+static void backend_lost(void *arg, const struct err *e)
+{
+	(void)arg;
+	if (d.stopping)
+		return;
+	/* Root cannot be had back here. A fresh start takes every session over. */
+	log_error("%s; ending, so that whoever supervises starts us again", e->msg);
+	d.exit_status = 69;
+	d.stopping = true;
+	loop_stop();
+}
+
+static void drained(void *arg)
+{
+	(void)arg;
+	loop_stop();
+}
+
+static void on_signal(int signum)
+{
+	if (d.stopping) {
+		log_warn("signal %d again: not waiting any longer", signum);
+		loop_stop();
+		return;
+	}
+	d.stopping = true;
+	log_info("signal %d: %s", signum,
+		 d.options.keep_sessions ? "ending; sessions go on" : "ending all sessions");
+	if (d.options.keep_sessions)
+		loop_stop();
+	else
+		pools_drain(d.pools, drained, NULL);
+}
+
+static int start_services(int jailer_fd, struct err *e)
+{
+	struct options *o = &d.options;
+	struct arm_config arm = { .subscription = SUBSCRIPTION, .location = o->location };
+	struct pools_config pools = {
+		.image_of = image_of,
+		.ready_default = (int)o->ready,
+		.shells = (int)o->shells,
+		.starting_max = (int)o->starting_max,
+		.output_limit = (uint32_t)o->output_max,
+		.result_max = (uint32_t)o->result_max,
+		.executions_kept = (int)o->executions_kept,
+	};
+
+	snprintf(d.sockets_dir, sizeof(d.sockets_dir), "%s/s", d.places.run_dir);
+	if (loop_init(e) < 0 || store_open(d.places.state_dir, &d.store, e) < 0 ||
+	    identity_open(d.places.state_dir, &d.identity, e) < 0)
+		return -1;
+	arm.store = d.store;
+	arm.location_display = strcmp(o->location, "local") == 0 ? "Local" : o->location;
+	d.backend = process_backend_new(jailer_fd, d.sockets_dir, e);
+	if (!d.backend || arm_new(&arm, &d.arm, e) < 0)
+		return -1;
+	pools.store = d.store;
+	pools.backend = d.backend;
+	if (pools_new(&pools, &d.pools, e) < 0)
+		return -1;
+	d.backend->restarted = backend_restarted;
+	d.backend->lost = backend_lost;
+	if (o->dev && make_dev_pool(e) < 0)
+		return -1;
+	arm_on_change(d.arm, "Microsoft.App/sessionPools", pool_changed, NULL);
+	if (loop_signal(SIGTERM, on_signal, e) < 0 || loop_signal(SIGINT, on_signal, e) < 0)
+		return -1;
+	return 0;
+}
+
+static void stop_services(void)
+{
+	if (d.server)
+		http_server_free(d.server);
+	pools_free(d.pools);
+	arm_free(d.arm);
+	d.backend->ops->free(d.backend); /* the end of its socket ends the jailer */
+	loop_done();
+	identity_close(d.identity);
+	store_close(d.store);
+	images_close(d.images);
+	while (waitpid(d.jailer_pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+static int log_level(const char *word, enum log_level *ret)
+{
+	static const char *const words[] = { "debug", "info", "warn", "error" };
+
+	for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+		if (strcmp(words[i], word) == 0) {
+			*ret = (enum log_level)i;
+			return 0;
+		}
+	}
+	return -1;
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = ERR_INIT;
+	enum log_level level = LOG_INFO;
+	int jailer_fd = -1;
+
+	if (options_parse(&d.options, argc, argv, &e) < 0) {
+		fprintf(stderr, "bivouacd: %s\n", e.msg);
+		return 64;
+	}
+	if (d.options.help) {
+		options_help(stdout);
+		return 0;
+	}
+	if (d.options.version) {
+		puts("bivouacd " BIVOUAC_VERSION);
+		return 0;
+	}
+	if (log_level(d.options.log_level, &level) < 0) {
+		fprintf(stderr, "bivouacd: --log-level must be debug, info, warn or error\n");
+		return 64;
+	}
+	log_init("bivouacd", level);
+	signal(SIGPIPE, SIG_IGN);
+	if (parse_listen(d.options.listen, &e) < 0 || find_binary_dir(&e) < 0 ||
+	    start_as_root(&jailer_fd, &e) < 0 || start_services(jailer_fd, &e) < 0)
+		fatal(&e);
+	loop_run();
+	stop_services();
+	return d.exit_status;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * options: the daemon's settings, from one table: command line, configuration file, --help.
+ *
+ * Precedence: command line, then the file named by --config (INI, section [bivouacd], same names), then defaults.
+ */
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+struct options {
+	bool dev;
+	const char *listen;
+	const char *state_dir;
+	const char *run_dir;
+	const char *images_dir;
+	const char *user;
+	const char *uid_dir;
+	const char *location;
+	const char *config;
+	const char *log_level;
+	bool keep_sessions;
+	long ready;
+	long shells;
+	long starting_max;
+	long connections_max;
+	long body_max;
+	long code_max;
+	long output_max;
+	long result_max;
+	long list_max;
+	long executions_kept;
+	long idle_timeout_s;
+	bool help;
+	bool version;
+};
+
+/** options_parse: values point into argv or are never freed (the process's lifetime). */
+int options_parse(struct options *o, int argc, char **argv, struct err *e);
+void options_help(FILE *out);

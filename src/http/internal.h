@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * internal: what the files of http/ share about servers and requests; nobody else includes it.
+ *
+ * server.c   the daemon under the loop: listening, pumping, MHD's callbacks, life and end of a request
+ * intake.c   a request coming in: headers, framing, routing, authorization, body
+ * request.c  accessors for handlers, memory of a request, streamed bodies in
+ * reply.c    answers: complete, streamed, and early (before the request's body has come in)
+ *
+ * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call it again
+ * at once unless the connection is suspended. A connection suspended straight after a read is read again
+ * when it is resumed, and the end of file of a client that half-closed then kills it before it is answered.
+ * So the first complete call only marks the request `parked`; MHD then stops wanting to read, calls again in
+ * the same pump, and that second call suspends. It also saves the useless read.
+ */
+
+#include "base/list.h"
+#include "base/rand.h"
+#include "http/http.h"
+#include "http/router.h"
+#include "loop/loop.h"
+
+#include <microhttpd.h>
+#include <stddef.h>
+
+/* A body not wanted any more is read and dropped up to this size, so that the connection stays usable. */
+#define BODY_DISCARD_MAX (64 * 1024)
+/* After an early reply that closes the connection: how much and how long the client may go on sending. */
+#define EARLY_DISCARD_MAX (16 * 1024 * 1024)
+#define EARLY_LINGER_MS 15000
+#define EARLY_IDLE_S 5
+#define HEADERS_OUT_MAX 64
+
+struct http_server {
+	struct MHD_Daemon *mhd;
+	struct http_config config;
+	char address[64];
+	uint16_t port;
+	struct router *router;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	int64_t timer_due_ms; /* 0: not armed */
+	struct list requests;
+	struct list run_node; /* in the list of servers to pump later in this turn */
+	bool in_run;
+	bool rerun; /* a connection was resumed inside the pump */
+	bool stopping;
+	unsigned char random[256];
+	size_t random_left;
+};
+
+struct header_out {
+	struct header_out *next;
+	const char *name;
+	const char *value;
+};
+
+struct deferred {
+	struct deferred *next;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+struct arena_block {
+	struct arena_block *next;
+	max_align_t data[];
+};
+
+/* Response body in pieces: a ring that grows up to HTTP_STREAM_QUEUE_MAX. */
+struct stream {
+	char *ring;
+	size_t cap;
+	size_t head;
+	size_t len;
+	int64_t length; /* -1: unknown */
+	int64_t written;
+	void (*drained)(void *arg);
+	void *arg;
+	bool high; /* at or above half since drained was last called */
+	bool ended;
+	bool aborted;
+};
+
+/* A reply that leaves past MHD while the request's body is still coming (reply.c). */
+struct early {
+	struct buf out;
+	size_t sent;
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	int64_t started_ms;
+	uint64_t dropped;
+	bool done;
+};
+
+struct http_request {
+	struct list node;
+	struct http_server *server;
+	struct MHD_Connection *conn;
+	struct router_match match;
+	struct str method;
+	struct str uri; /* as sent */
+	struct str path;
+	struct str query;
+	const char *uri_at; /* where MHD holds it; compared, never read */
+	int64_t started_ns;
+	char id[UUID_TEXT_SIZE];
+	char *base_url;
+	void *caller;
+	struct deferred *deferred;
+	struct arena_block *blocks;
+	char *arena;
+	size_t arena_left;
+
+	/* the request's body */
+	uint64_t content_length;
+	uint64_t received;
+	struct buf body; /* BUFFER: the body; STREAM: what the sink would not take yet */
+	size_t (*sink)(void *arg, const char *data, size_t len);
+	void *sink_arg;
+	bool framed; /* headers have been examined */
+	bool chunked;
+	bool expect_continue;
+	bool body_done; /* all of it has been received (or there is none) */
+	bool in_sink;
+	bool sink_again; /* http_body_resume() was called inside the sink */
+	bool sink_ended;
+	bool discard; /* drop what is still to come */
+
+	/* the answer */
+	int status;
+	const char *content_type;
+	struct header_out *headers;
+	size_t header_count;
+	const char *data;
+	size_t data_len;
+	char *owned;
+	struct stream *stream;
+	struct early *early;
+	bool http10;
+	bool close_now; /* framing cannot be trusted: answer, read nothing more */
+
+	/* life */
+	bool in_intake; /* inside one of the intake functions: they look after replies at their end */
+	bool handled;
+	bool replied;
+	bool queued;
+	bool parked;
+	bool suspended;
+	bool killed;
+	bool ended;
+};
+
+/* server.c */
+/** server_schedule: pumps in this turn of the loop. */
+void server_schedule(struct http_server *s);
+/** request_wake: resumes a suspended connection and has MHD look at it in this turn of the loop. */
+void request_wake(struct http_request *rq);
+/** request_suspend: only inside MHD's callbacks. */
+void request_suspend(struct http_request *rq);
+/** request_kill: cuts the connection. */
+void request_kill(struct http_request *rq);
+int request_fd(const struct http_request *rq);
+
+/* intake.c: steps of MHD's access callback. */
+enum MHD_Result intake_headers(struct http_request *rq, const char *method, const char *version);
+enum MHD_Result intake_body(struct http_request *rq, const char *data, size_t len);
+enum MHD_Result intake_complete(struct http_request *rq);
+
+/* request.c */
+bool request_no_body(const struct http_request *rq);
+/** request_deliver: gives held bytes, then the end of the body, to the sink. */
+void request_deliver(struct http_request *rq);
+void *request_alloc(struct http_request *rq, size_t size);
+void request_free_memory(struct http_request *rq);
+
+/* reply.c */
+enum MHD_Result reply_queue(struct http_request *rq);
+/** reply_settle: decides how a reply leaves whose request body is still coming. */
+void reply_settle(struct http_request *rq);
+void early_free(struct early *early);
+void stream_free(struct stream *stream);

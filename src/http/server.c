@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http/internal.h"
+
+#include "base/clock.h"
+#include "base/own.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+/*
+ * Known limit of MHD 0.9.75: requests it cannot parse at all (header block larger than connection_memory,
+ * malformed request line or header line, bad chunk sizes) are answered by MHD itself, before any callback, with
+ * its own short HTML page (400, 413, 414, 431) and a closed connection. There is no hook to change it.
+ */
+
+#define CONNECTIONS_DEFAULT 4096
+#define MEMORY_DEFAULT (32 * 1024)
+#define IDLE_DEFAULT_S 75
+#define BODY_DEFAULT (4 * 1024 * 1024)
+#define LISTEN_BACKLOG 1024
+/* Rounds of MHD in one pump before other watchers of the loop get their turn. */
+#define PUMP_ROUNDS 32
+#define ARENA_INLINE 768
+
+/* Servers to pump later in this turn. The queued jobs carry no pointer, so a server may go before them. */
+static struct list to_run = { &to_run, &to_run };
+
+int request_fd(const struct http_request *rq)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(rq->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+	return info ? info->connect_fd : -1;
+}
+
+void request_wake(struct http_request *rq)
+{
+	struct http_server *s = rq->server;
+
+	if (s->stopping || rq->ended)
+		return;
+	if (rq->suspended) {
+		rq->suspended = false;
+		MHD_resume_connection(rq->conn);
+	}
+	if (s->in_run)
+		s->rerun = true;
+	else
+		server_schedule(s);
+}
+
+void request_suspend(struct http_request *rq)
+{
+	if (rq->suspended)
+		return;
+	rq->suspended = true;
+	MHD_suspend_connection(rq->conn);
+}
+
+void request_kill(struct http_request *rq)
+{
+	if (rq->ended)
+		return;
+	/* MHD meets the end of file when it reads, and a refusal when it calls us: it ends the request. */
+	rq->killed = true;
+	shutdown(request_fd(rq), SHUT_RDWR);
+	request_wake(rq);
+}
+
+static void arm_timer(struct http_server *s, int64_t delay_ms)
+{
+	int64_t due = clock_mono_ms() + delay_ms;
+
+	/* Idle deadlines only move away: an armed timer that fires early finds the next one. */
+	if (s->timer_due_ms && s->timer_due_ms <= due)
+		return;
+	s->timer_due_ms = due;
+	loop_timer_start(s->timer, delay_ms);
+}
+
+static void pump(struct http_server *s)
+{
+	MHD_UNSIGNED_LONG_LONG wait_ms = 0;
+	bool more = true;
+
+	if (s->in_run || s->stopping)
+		return;
+	s->in_run = true;
+	for (int i = 0; more && i < PUMP_ROUNDS; i++) {
+		s->rerun = false;
+		MHD_run(s->mhd);
+		bool has_deadline = MHD_get_timeout(s->mhd, &wait_ms) == MHD_YES;
+
+		more = s->rerun || (has_deadline && wait_ms == 0);
+		if (!has_deadline)
+			wait_ms = IDLE_DEFAULT_S * 1000;
+	}
+	s->in_run = false;
+	if (more)
+		server_schedule(s);
+	else
+		arm_timer(s, (int64_t)wait_ms + 1);
+}
+
+static void run_queued(void *arg)
+{
+	struct list batch;
+
+	(void)arg;
+	list_init(&batch);
+	list_each(&to_run, struct http_server, run_node, s) {
+		list_remove(&s->run_node);
+		list_add_tail(&batch, &s->run_node);
+	}
+	while (!list_empty(&batch)) {
+		struct http_server *s = list_first(&batch, struct http_server, run_node);
+
+		list_remove(&s->run_node);
+		pump(s);
+	}
+}
+
+void server_schedule(struct http_server *s)
+{
+	if (s->stopping || !list_empty(&s->run_node))
+		return;
+	if (loop_later(run_queued, NULL) < 0) {
+		arm_timer(s, 0); /* out of memory: the timer is there already */
+		return;
+	}
+	list_add_tail(&to_run, &s->run_node);
+}
+
+static void on_watch(void *arg, int events)
+{
+	(void)events;
+	pump(arg);
+}
+
+static void on_timer(void *arg)
+{
+	struct http_server *s = arg;
+
+	s->timer_due_ms = 0;
+	pump(s);
+}
+
+/* A fresh UUID without a system call and a printf for each. */
+static void request_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
+{
+	static const unsigned char groups[] = { 4, 2, 2, 2, 6 };
+
+	if (s->random_left < 16) {
+		rand_bytes(s->random, sizeof(s->random));
+		s->random_left = sizeof(s->random);
+	}
+	s->random_left -= 16;
+	unsigned char *b = s->random + s->random_left;
+
+	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
+	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
+	for (size_t i = 0; i < sizeof(groups); i++) {
+		if (i)
+			*out++ = '-';
+		hex_encode(b, groups[i], out);
+		out += 2 * groups[i];
+		b += groups[i];
+	}
+}
+
+/* MHD: the request line is in. The raw target is copied because MHD takes its own copy apart. */
+static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
+{
+	struct http_server *s = cls;
+	size_t len = uri ? strlen(uri) : 0;
+	/* One block: the struct, the beginning of its arena (aligned), the target. */
+	size_t arena_at = (sizeof(struct http_request) + sizeof(max_align_t) - 1) & ~(sizeof(max_align_t) - 1);
+	struct http_request *rq = malloc(arena_at + ARENA_INLINE + len + 1);
+
+	if (!rq)
+		return NULL;
+	memset(rq, 0, sizeof(*rq));
+	rq->arena = (char *)rq + arena_at;
+	rq->arena_left = ARENA_INLINE;
+	char *copy = rq->arena + ARENA_INLINE;
+
+	if (len)
+		memcpy(copy, uri, len);
+	copy[len] = '\0';
+	rq->uri = (struct str){ copy, len };
+	rq->uri_at = uri;
+	rq->server = s;
+	rq->conn = conn;
+	rq->started_ns = clock_mono_ns();
+	buf_init(&rq->body, s->config.body_max);
+	request_make_id(s, rq->id);
+	list_add_tail(&s->requests, &rq->node);
+	return rq;
+}
+
+static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const char *url,
+				 const char *method, const char *version, const char *data,
+				 size_t *len, void **context)
+{
+	struct http_request *rq = *context;
+
+	(void)cls;
+	(void)conn;
+	(void)url;
+	if (!rq)
+		return MHD_NO; /* no memory for it */
+	if (!rq->framed)
+		return intake_headers(rq, method, version);
+	if (!*len)
+		return intake_complete(rq);
+	size_t n = *len;
+
+	*len = 0;
+	return intake_body(rq, data, n);
+}
+
+/* MHD: the request is over, for whatever reason. The only place where a request ends. */
+static void on_completed(void *cls, struct MHD_Connection *conn, void **context,
+			 enum MHD_RequestTerminationCode how)
+{
+	struct http_server *s = cls;
+	struct http_request *rq = *context;
+
+	(void)how;
+	*context = NULL;
+	if (!rq)
+		return;
+	rq->ended = true;
+	list_remove(&rq->node);
+	if (!rq->status && !rq->framed) {
+		/* Refused by MHD itself. */
+		const union MHD_ConnectionInfo *info =
+			MHD_get_connection_info(conn, MHD_CONNECTION_INFO_HTTP_STATUS);
+
+		rq->status = info ? (int)info->http_status : 0;
+	}
+	if (s->config.finished)
+		s->config.finished(rq, rq->status, (clock_mono_ns() - rq->started_ns) / 1000,
+				   s->config.ctx);
+	while (rq->deferred) {
+		struct deferred *d = rq->deferred;
+
+		rq->deferred = d->next;
+		d->fn(d->arg);
+	}
+	early_free(rq->early);
+	stream_free(rq->stream);
+	free(rq->owned);
+	buf_done(&rq->body);
+	request_free_memory(rq);
+	free(rq);
+}
+
+/*
+ * MHD would decode path and query. %2F must stay raw until the path is split, so it is told that
+ * everything is decoded already.
+ */
+static size_t on_unescape(void *cls, struct MHD_Connection *conn, char *text)
+{
+	(void)cls;
+	(void)conn;
+	return strlen(text);
+}
+
+static int listen_on(struct http_server *s, struct err *e)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} sa = { 0 };
+	socklen_t sa_len;
+	int on = 1;
+
+	if (inet_pton(AF_INET, s->address, &sa.v4.sin_addr) == 1) {
+		sa.v4.sin_family = AF_INET;
+		sa.v4.sin_port = htons(s->config.port);
+		sa_len = sizeof(sa.v4);
+	} else if (inet_pton(AF_INET6, s->address, &sa.v6.sin6_addr) == 1) {
+		sa.v6.sin6_family = AF_INET6;
+		sa.v6.sin6_port = htons(s->config.port);
+		sa_len = sizeof(sa.v6);
+	} else {
+		return err_set(e, ERR_INVALID, "not an IP address to listen on: %s", s->address);
+	}
+	OWNED_FD int fd = socket(sa.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return err_sys(e, "socket");
+	/* TCP_NODELAY of the listener is inherited by what it accepts. */
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
+		return err_sys(e, "setsockopt");
+	if (bind(fd, &sa.any, sa_len) < 0 || listen(fd, LISTEN_BACKLOG) < 0)
+		return err_sys(e, "listen on %s port %u", s->address, s->config.port);
+	if (getsockname(fd, &sa.any, &sa_len) < 0)
+		return err_sys(e, "getsockname");
+	s->port = ntohs(sa.any.sa_family == AF_INET ? sa.v4.sin_port : sa.v6.sin6_port);
+	return take_fd(fd);
+}
+
+static int start_mhd(struct http_server *s, struct err *e)
+{
+	OWNED_FD int fd = listen_on(s, e);
+
+	if (fd < 0)
+		return -1;
+	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. */
+	s->mhd = MHD_start_daemon(
+		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO, 0, NULL, NULL, on_access, s,
+		MHD_OPTION_LISTEN_SOCKET, fd,
+		MHD_OPTION_CONNECTION_LIMIT, (unsigned int)s->config.connections_max,
+		MHD_OPTION_CONNECTION_MEMORY_LIMIT, s->config.connection_memory,
+		MHD_OPTION_CONNECTION_TIMEOUT, s->config.idle_timeout_s,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+		MHD_OPTION_URI_LOG_CALLBACK, on_uri, s,
+		MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_END);
+	if (!s->mhd)
+		return err_sys(e, "starting the HTTP server");
+	(void)take_fd(fd);
+	return 0;
+}
+
+struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
+				    struct err *e)
+{
+	struct http_server *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		err_set(e, ERR_NOMEM, "out of memory");
+		return NULL;
+	}
+	s->config = *config;
+	list_init(&s->requests);
+	list_init(&s->run_node);
+	if (!s->config.connections_max)
+		s->config.connections_max = CONNECTIONS_DEFAULT;
+	if (!s->config.connection_memory)
+		s->config.connection_memory = MEMORY_DEFAULT;
+	if (!s->config.idle_timeout_s)
+		s->config.idle_timeout_s = IDLE_DEFAULT_S;
+	if (!s->config.body_max)
+		s->config.body_max = BODY_DEFAULT;
+	if (!str_copy(str_from(config->address ? config->address : "127.0.0.1"), s->address,
+		      sizeof(s->address)))
+		err_set(e, ERR_INVALID, "the address to listen on is too long");
+	else if ((s->router = router_new(e)) && start_mhd(s, e) == 0) {
+		const union MHD_DaemonInfo *info =
+			MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+
+		s->timer = loop_timer_new(on_timer, s);
+		s->watch = info ? loop_watch_new(info->epoll_fd, on_watch, s) : NULL;
+		if (s->timer && s->watch) {
+			loop_watch_set(s->watch, LOOP_READ);
+			if (ret_port)
+				*ret_port = s->port;
+			return s;
+		}
+		err_set(e, ERR_NOMEM, "out of memory");
+	}
+	http_server_free(s);
+	return NULL;
+}
+
+int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count, void *ctx,
+		       struct err *e)
+{
+	return router_add(s->router, routes, count, ctx, e);
+}
+
+void http_server_free(struct http_server *s)
+{
+	if (!s)
+		return;
+	assert(!s->in_run); /* never from a handler or a deferred function */
+	s->stopping = true;
+	list_remove(&s->run_node);
+	loop_watch_free(s->watch);
+	loop_timer_free(s->timer);
+	/* MHD aborts the process if it is stopped with suspended connections. */
+	list_each(&s->requests, struct http_request, node, rq) {
+		if (rq->suspended)
+			MHD_resume_connection(rq->conn);
+		rq->suspended = false;
+	}
+	if (s->mhd)
+		MHD_stop_daemon(s->mhd);
+	router_free(s->router);
+	free(s);
+}

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "jailer/cgroup.h"
+
+#include "base/fdio.h"
+#include "base/own.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <mntent.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *const names[CGROUP_CONTROLLERS] = { "memory", "pids", "cpu" };
+static const char *const leaves[] = { "agent", "kernel" };
+
+static bool has_word(const char *text, const char *word)
+{
+	size_t len = strlen(word);
+
+	for (const char *p = text; (p = strstr(p, word)); p += len)
+		if ((p == text || p[-1] == ' ' || p[-1] == ',') &&
+		    (p[len] == '\0' || p[len] == ' ' || p[len] == ',' || p[len] == '\n'))
+			return true;
+	return false;
+}
+
+static int open_dir(int dfd, const char *path)
+{
+	return openat(dfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* Makes parent/bivouac/<instance> and returns it open; on v2 passes the controllers down. */
+static int make_instance(const char *mount, int version, const char *instance, struct err *e)
+{
+	OWNED_FD int root = open_dir(AT_FDCWD, mount);
+	char path[64];
+
+	if (root < 0)
+		return err_sys(e, "open %s", mount);
+	snprintf(path, sizeof(path), "bivouac/%s", instance);
+	if ((mkdirat(root, "bivouac", 0755) < 0 && errno != EEXIST) ||
+	    (mkdirat(root, path, 0755) < 0 && errno != EEXIST))
+		return err_sys(e, "make cgroup %s/%s", mount, path);
+	if (version == 2) {
+		static const char *const levels[] = { ".", "bivouac", NULL };
+
+		for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
+			char file[96];
+			struct err ignored;
+
+			snprintf(file, sizeof(file), "%s/cgroup.subtree_control",
+				 levels[i] ? levels[i] : path);
+			/* One by one: a controller that is not delegated must not keep the others off. */
+			for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+				char word[16];
+
+				snprintf(word, sizeof(word), "+%s", names[c]);
+				fd_write_once(root, file, word, &ignored);
+			}
+		}
+	}
+	int dfd = open_dir(root, path);
+
+	return dfd < 0 ? err_sys(e, "open cgroup %s/%s", mount, path) : dfd;
+}
+
+static bool v2_offers(int parent_dfd, const char *controller)
+{
+	struct buf text;
+	struct err e;
+	bool found;
+
+	buf_init(&text, 4096);
+	found = fd_read_file(parent_dfd, "cgroup.subtree_control", 4096, &text, &e) == 0 &&
+		has_word(buf_str(&text).ptr, controller);
+	buf_done(&text);
+	return found;
+}
+
+int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
+{
+	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	struct mntent *m;
+	char v2_mount[256] = "";
+
+	if (!mounts)
+		return err_sys(e, "open /proc/self/mounts");
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++)
+		l->ctrl[c].parent_dfd = -1;
+	snprintf(l->instance, sizeof(l->instance), "%s", instance);
+	l->missing[0] = '\0';
+	while ((m = getmntent(mounts))) {
+		if (strcmp(m->mnt_type, "cgroup2") == 0 && !v2_mount[0])
+			snprintf(v2_mount, sizeof(v2_mount), "%s", m->mnt_dir);
+		if (strcmp(m->mnt_type, "cgroup") != 0)
+			continue;
+		for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+			if (l->ctrl[c].parent_dfd >= 0 || !has_word(m->mnt_opts, names[c]))
+				continue;
+			l->ctrl[c].parent_dfd = make_instance(m->mnt_dir, 1, instance, e);
+			l->ctrl[c].version = 1;
+		}
+	}
+	endmntent(mounts);
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		if (l->ctrl[c].parent_dfd < 0 && v2_mount[0]) {
+			int dfd = make_instance(v2_mount, 2, instance, e);
+
+			if (dfd >= 0 && v2_offers(dfd, names[c])) {
+				l->ctrl[c].parent_dfd = dfd;
+				l->ctrl[c].version = 2;
+			} else if (dfd >= 0) {
+				close(dfd);
+			}
+		}
+		if (l->ctrl[c].parent_dfd < 0) {
+			size_t n = strlen(l->missing);
+
+			snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "",
+				 names[c]);
+		}
+	}
+	return 0;
+}
+
+void cgroup_close(struct cgroup_layout *l)
+{
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		if (l->ctrl[c].parent_dfd < 0)
+			continue;
+		char up[48];
+
+		snprintf(up, sizeof(up), "../%s", l->instance);
+		unlinkat(l->ctrl[c].parent_dfd, up, AT_REMOVEDIR);
+		close_fd(&l->ctrl[c].parent_dfd);
+	}
+}
+
+/* Writes one limit. Files that a kernel lacks (swap accounting) are optional. */
+static int set(int dfd, const char *sid, const char *file, bool optional, struct err *e,
+	       const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+static int set(int dfd, const char *sid, const char *file, bool optional, struct err *e,
+	       const char *fmt, ...)
+{
+	char path[128];
+	char text[64];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	snprintf(path, sizeof(path), "%s/%s", sid, file);
+	if (fd_write_once(dfd, path, text, e) < 0)
+		return optional && e->errnum == ENOENT ? 0 : -1;
+	return 0;
+}
+
+static int limit_memory(int dfd, int version, const char *sid, const struct jailer_limits *lim,
+			struct err *e)
+{
+	if (version == 1) {
+		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64, lim->memory_bytes) < 0)
+			return -1;
+		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
+			   lim->memory_bytes);
+	}
+	if (set(dfd, sid, "memory.max", false, e, "%" PRIu64, lim->memory_bytes) < 0)
+		return -1;
+	return set(dfd, sid, "memory.swap.max", true, e, "0");
+}
+
+static int limit_cpu(int dfd, int version, const char *sid, const struct jailer_limits *lim, struct err *e)
+{
+	if (!lim->cpu_millis)
+		return 0;
+	/* A short period keeps the pauses of a throttled kernel short; quota is per period. */
+	uint32_t period_us = 20000;
+	uint32_t quota_us = (uint32_t)((uint64_t)lim->cpu_millis * period_us / 1000);
+
+	if (quota_us < 1000) /* the kernel's minimum */
+		quota_us = 1000;
+	if (version == 1) {
+		if (set(dfd, sid, "cpu.cfs_period_us", false, e, "%u", period_us) < 0)
+			return -1;
+		return set(dfd, sid, "cpu.cfs_quota_us", false, e, "%u", quota_us);
+	}
+	return set(dfd, sid, "kernel/cpu.max", false, e, "%u %u", quota_us, period_us);
+}
+
+static int make_v2_leaves(int dfd, const char *sid, struct err *e)
+{
+	char path[64];
+	struct err ignored;
+
+	snprintf(path, sizeof(path), "%s/cgroup.subtree_control", sid);
+	fd_write_once(dfd, path, "+cpu", &ignored);
+	for (size_t i = 0; i < ARRAY_LEN(leaves); i++) {
+		snprintf(path, sizeof(path), "%s/%s", sid, leaves[i]);
+		if (mkdirat(dfd, path, 0755) < 0 && errno != EEXIST)
+			return err_sys(e, "make cgroup %s", path);
+	}
+	return 0;
+}
+
+int cgroup_create(const struct cgroup_layout *l, const char *sid, const struct jailer_limits *lim,
+		  struct err *e)
+{
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		int dfd = l->ctrl[c].parent_dfd;
+		int version = l->ctrl[c].version;
+
+		if (dfd < 0)
+			continue;
+		if (mkdirat(dfd, sid, 0755) < 0 && errno != EEXIST)
+			return err_sys(e, "make %s cgroup", names[c]);
+		if (version == 2 && make_v2_leaves(dfd, sid, e) < 0)
+			return -1;
+		int rc = 0;
+
+		if (c == CGROUP_MEMORY)
+			rc = limit_memory(dfd, version, sid, lim, e);
+		else if (c == CGROUP_PIDS)
+			rc = set(dfd, sid, "pids.max", false, e, "%u", lim->pids);
+		else
+			rc = limit_cpu(dfd, version, sid, lim, e);
+		if (rc < 0)
+			return err_wrap(e, "%s limit", names[c]);
+	}
+	return 0;
+}
+
+/* Whether an earlier controller already stands for the same v2 directory. */
+static bool same_v2_tree(const struct cgroup_layout *l, size_t c)
+{
+	for (size_t i = 0; i < c; i++)
+		if (l->ctrl[i].parent_dfd >= 0 && l->ctrl[i].version == 2 && l->ctrl[c].version == 2)
+			return true;
+	return false;
+}
+
+int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pid, struct err *e)
+{
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		bool v1_cpu = c == CGROUP_CPU && l->ctrl[c].version == 1;
+
+		if (l->ctrl[c].parent_dfd < 0 || v1_cpu || same_v2_tree(l, c))
+			continue;
+		if (set(l->ctrl[c].parent_dfd, sid,
+			l->ctrl[c].version == 2 ? "agent/cgroup.procs" : "cgroup.procs", false, e, "%d",
+			(int)pid) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int cgroup_kernel_fds(const struct cgroup_layout *l, const char *sid, int fds[CGROUP_CONTROLLERS],
+		      struct err *e)
+{
+	int n = 0;
+
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		char path[96];
+
+		if (l->ctrl[c].parent_dfd < 0 || same_v2_tree(l, c))
+			continue;
+		snprintf(path, sizeof(path), "%s/%scgroup.procs", sid,
+			 l->ctrl[c].version == 2 ? "kernel/" : "");
+		fds[n] = openat(l->ctrl[c].parent_dfd, path, O_WRONLY | O_CLOEXEC);
+		if (fds[n] < 0) {
+			err_sys(e, "open %s cgroup", names[c]);
+			while (n > 0)
+				close(fds[--n]);
+			return -1;
+		}
+		n++;
+	}
+	return n;
+}
+
+int cgroup_oom_fd(const struct cgroup_layout *l, const char *sid)
+{
+	char path[96];
+
+	if (l->ctrl[CGROUP_MEMORY].parent_dfd < 0)
+		return -1;
+	snprintf(path, sizeof(path), "%s/%s", sid,
+		 l->ctrl[CGROUP_MEMORY].version == 2 ? "memory.events" : "memory.oom_control");
+	return openat(l->ctrl[CGROUP_MEMORY].parent_dfd, path, O_RDONLY | O_CLOEXEC);
+}
+
+int cgroup_remove(const struct cgroup_layout *l, const char *sid, struct err *e)
+{
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		int dfd = l->ctrl[c].parent_dfd;
+
+		if (dfd < 0)
+			continue;
+		for (size_t i = 0; l->ctrl[c].version == 2 && i < ARRAY_LEN(leaves); i++) {
+			char path[64];
+
+			snprintf(path, sizeof(path), "%s/%s", sid, leaves[i]);
+			if (unlinkat(dfd, path, AT_REMOVEDIR) < 0 && errno == EBUSY)
+				return 1;
+		}
+		if (unlinkat(dfd, sid, AT_REMOVEDIR) < 0 && errno != ENOENT) {
+			if (errno == EBUSY)
+				return 1;
+			return err_sys(e, "remove %s cgroup of %s", names[c], sid);
+		}
+	}
+	return 0;
+}
+
+static void kill_listed(int dfd, const char *path)
+{
+	struct buf text;
+	struct err e;
+
+	buf_init(&text, 1 << 20);
+	if (fd_read_file(dfd, path, 1 << 20, &text, &e) == 0) {
+		for (char *p = text.ptr; p && *p;) {
+			long pid = strtol(p, &p, 10);
+
+			/* SECURITY: these pids come from the kernel, for cgroups that hold only our sandboxes. */
+			if (pid > 1)
+				kill((pid_t)pid, SIGKILL);
+			while (*p == '\n')
+				p++;
+		}
+	}
+	buf_done(&text);
+}
+
+void cgroup_kill(const struct cgroup_layout *l, const char *sid)
+{
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		char path[96];
+
+		if (l->ctrl[c].parent_dfd < 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/cgroup.procs", sid);
+		kill_listed(l->ctrl[c].parent_dfd, path);
+		for (size_t i = 0; l->ctrl[c].version == 2 && i < ARRAY_LEN(leaves); i++) {
+			snprintf(path, sizeof(path), "%s/%s/cgroup.procs", sid, leaves[i]);
+			kill_listed(l->ctrl[c].parent_dfd, path);
+		}
+	}
+}
+
+/* The number after `word` in a cgroup file ("" for files that hold one number). */
+static uint64_t read_number(int dfd, const char *sid, const char *file, const char *word)
+{
+	char path[96];
+	struct buf text;
+	struct err e;
+	uint64_t v = 0;
+
+	if (dfd < 0)
+		return 0;
+	snprintf(path, sizeof(path), "%s/%s", sid, file);
+	buf_init(&text, 64 * 1024);
+	if (fd_read_file(dfd, path, 64 * 1024, &text, &e) == 0 && text.ptr) {
+		const char *at = *word ? strstr(text.ptr, word) : text.ptr;
+
+		if (at)
+			v = strtoull(at + strlen(word), NULL, 10);
+	}
+	buf_done(&text);
+	return v;
+}
+
+int cgroup_stats(const struct cgroup_layout *l, const char *sid, struct jailer_stats *ret, struct err *e)
+{
+	int memory = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	int cpu = l->ctrl[CGROUP_CPU].parent_dfd;
+	bool v2 = l->ctrl[CGROUP_MEMORY].version == 2;
+
+	(void)e;
+	ret->memory_bytes =
+		read_number(memory, sid, v2 ? "memory.current" : "memory.usage_in_bytes", "");
+	ret->oom_kills = (uint32_t)read_number(
+		memory, sid, v2 ? "memory.events" : "memory.oom_control", "oom_kill ");
+	ret->pids = (uint32_t)read_number(l->ctrl[CGROUP_PIDS].parent_dfd, sid, "pids.current", "");
+	if (l->ctrl[CGROUP_CPU].version == 2)
+		ret->cpu_us = read_number(cpu, sid, "cpu.stat", "usage_usec ");
+	else /* cpuacct is a hierarchy of its own on v1; co-mounted or absent here */
+		ret->cpu_us = read_number(cpu, sid, "cpuacct.usage", "") / 1000;
+	return 0;
+}
+
+void cgroup_each(const struct cgroup_layout *l, void (*fn)(const char *sid, void *arg), void *arg)
+{
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
+		if (l->ctrl[c].parent_dfd < 0)
+			continue;
+		int dfd = open_dir(l->ctrl[c].parent_dfd, ".");
+		DIR *dir = dfd < 0 ? NULL : fdopendir(dfd);
+
+		if (!dir)
+			continue;
+		for (struct dirent *d; (d = readdir(dir));)
+			if (d->d_type == DT_DIR && strlen(d->d_name) == JAILER_SID_SIZE - 1)
+				fn(d->d_name, arg);
+		closedir(dir);
+	}
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "jailer/jailer.h"
+
+#include "base/fdio.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "base/rand.h"
+#include "jailer/seccomp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* SECURITY: sandboxes run the agent from a sealed copy, so that nothing they do can reach the file on the host
+ * (CVE-2019-5736). */
+static int load_agent(const char *binary_dir, struct err *e)
+{
+	char path[320];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/bivouac-agent", binary_dir);
+	OWNED_FD int file = open(path, O_RDONLY | O_CLOEXEC);
+	OWNED_FD int mem = memfd_create("bivouac-agent", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (file < 0 || mem < 0 || fstat(file, &st) < 0)
+		return err_sys(e, "open %s", path);
+	for (off_t at = 0; at < st.st_size;)
+		if (sendfile(mem, file, &at, (size_t)(st.st_size - at)) <= 0)
+			return err_sys(e, "read %s", path);
+	if (fchmod(mem, 0555) < 0 ||
+	    fcntl(mem, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_sys(e, "seal the agent");
+	/* A descriptor open for writing would make exec fail with ETXTBSY. */
+	char self[64];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", mem);
+	int readonly = open(self, O_RDONLY | O_CLOEXEC);
+
+	return readonly < 0 ? err_sys(e, "reopen the agent") : readonly;
+}
+
+static int open_below(const char *run_dir, const char *name, mode_t mode, struct err *e)
+{
+	char path[320];
+
+	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	if (mkdir(path, mode) < 0 && errno != EEXIST)
+		return err_sys(e, "mkdir %s", path);
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? err_sys(e, "open %s", path) : fd;
+}
+
+/* A private view of the host's mounts, with nothing in it that a sandbox would have to copy for no use. */
+static int private_mounts(struct err *e)
+{
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return err_sys(e, "private mount namespace");
+	return 0;
+}
+
+static int jailer_init(struct jailer *j, const struct jailer_config *config, struct err *e)
+{
+	struct stat st;
+	char instance[20];
+
+	j->config = *config;
+	map_init(&j->sandboxes);
+	list_init(&j->zygotes);
+	list_init(&j->pending);
+	list_init(&j->busy);
+	if (stat(config->run_dir, &st) < 0)
+		return err_sys(e, "run directory %s", config->run_dir);
+	/* Device and inode name the instance: stable over restarts on the same directory, unique on the machine. */
+	snprintf(instance, sizeof(instance), "%08llx",
+		 (unsigned long long)((st.st_dev * 2654435761u) ^ st.st_ino) & 0xffffffffu);
+	if (private_mounts(e) < 0 || cgroup_open(&j->cgroups, instance, e) < 0 ||
+	    record_uid_block(config->uid_dir, config->run_dir, &j->uid_base, e) < 0)
+		return -1;
+	j->records_dfd = open_below(config->run_dir, "j", 0700, e);
+	j->sockets_dfd = open_below(config->run_dir, "s", 0700, e);
+	if (j->records_dfd < 0 || j->sockets_dfd < 0)
+		return -1;
+	/* A jailer that is on its way out may still be at work on the same directory. */
+	if (flock(j->records_dfd, LOCK_EX) < 0)
+		return err_sys(e, "lock the records");
+	if (fchown(j->sockets_dfd, config->owner, (gid_t)-1) < 0)
+		return err_sys(e, "socket directory");
+	j->agent_fd = load_agent(config->binary_dir, e);
+	if (j->agent_fd < 0 || seccomp_compile(&j->filter_fd, e) < 0)
+		return -1;
+	int images = open(config->images_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (images < 0)
+		return err_sys(e, "image directory %s", config->images_dir);
+	j->zygote_config = (struct zygote_config){ images, config->run_dir, config->binary_dir,
+						   j->filter_fd };
+	j->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (j->epoll_fd < 0)
+		return err_sys(e, "epoll");
+	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL };
+
+	if (epoll_ctl(j->epoll_fd, EPOLL_CTL_ADD, JAILER_SOCK_FD, &ev) < 0)
+		return err_sys(e, "watch the daemon");
+	return sandboxes_recover(j, e);
+}
+
+/* One packet from the daemon; false when it has closed its end. */
+static bool serve_daemon(struct jailer *j)
+{
+	union {
+		struct jailer_request rq;
+		char bytes[sizeof(struct jailer_request) + 1];
+	} packet;
+	ssize_t n = recv(JAILER_SOCK_FD, &packet, sizeof(packet), MSG_DONTWAIT);
+	struct err e = ERR_INIT;
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (n <= 0)
+		return false;
+	if (opcode_request_ok(&packet, (size_t)n, &e)) {
+		opcode_dispatch(j, &packet.rq);
+	} else {
+		bool has_tag = (size_t)n >= offsetof(struct jailer_request, sid);
+
+		log_warn("refused a request: %s", e.msg);
+		opcode_reply(j, has_tag ? packet.rq.op : 0, has_tag ? packet.rq.tag : 0, &e, 0, -1);
+	}
+	return true;
+}
+
+static void settle_busy(struct jailer *j)
+{
+	list_each(&j->busy, struct sandbox, busy_node, s)
+		sandbox_settle(j, s);
+}
+
+static void jailer_done(struct jailer *j)
+{
+	list_each(&j->zygotes, struct zygote, node, z)
+		zygote_free(z);
+	if (j->sandboxes.len)
+		return; /* sandboxes live on; a later jailer finds them */
+	char path[320];
+
+	cgroup_close(&j->cgroups);
+	for (const char *const *name = (const char *const[]){ "j", "s", "t", NULL }; *name; name++) {
+		snprintf(path, sizeof(path), "%s/%s", j->config.run_dir, *name);
+		rmdir(path);
+	}
+	record_uid_release(j->config.uid_dir, j->config.run_dir);
+}
+
+int jailer_run(const struct jailer_config *config)
+{
+	struct jailer *j = calloc(1, sizeof(*j));
+	struct err e = ERR_INIT;
+
+	if (!j || jailer_init(j, config, &e) < 0) {
+		opcode_reply(j, JAILER_RESTARTED, 0, &e, 0, -1);
+		log_error("cannot start: %s", e.msg);
+		return err_exit_status(e.code);
+	}
+	if (j->cgroups.missing[0])
+		log_warn("no cgroup controller for: %s; these limits are not enforced",
+			 j->cgroups.missing);
+	opcode_reply(j, JAILER_RESTARTED, 0, &e, 0, -1);
+	for (bool serving = true; serving;) {
+		struct epoll_event events[64];
+		int n = epoll_wait(j->epoll_fd, events, ARRAY_LEN(events), list_empty(&j->busy) ? -1 : 1);
+
+		for (int i = 0; i < n; i++) {
+			uintptr_t p = (uintptr_t)events[i].data.ptr;
+
+			if (!p)
+				serving = serve_daemon(j);
+			else if (p & 1)
+				opcode_zygote_event(j, (struct zygote *)(p - 1));
+			else
+				sandbox_settle(j, (struct sandbox *)p);
+		}
+		settle_busy(j);
+	}
+	jailer_done(j);
+	free(j);
+	return 0;
+}

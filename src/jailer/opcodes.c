@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "jailer/jailer.h"
+
+#include "base/clock.h"
+#include "base/fdio.h"
+#include "base/log.h"
+#include "base/own.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define ZYGOTE_RETRY_MS 500
+
+static bool is_hex(const char *text, size_t digits)
+{
+	for (size_t i = 0; i < digits; i++)
+		if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f')))
+			return false;
+	return text[digits] == '\0';
+}
+
+static bool limits_ok(const struct jailer_limits *l)
+{
+	const uint64_t tib = 1ull << 40;
+
+	return l->memory_bytes >= (16u << 20) && l->memory_bytes <= tib && l->data_bytes >= (1u << 20) &&
+	       l->data_bytes <= tib && l->tmp_bytes >= (1u << 20) && l->tmp_bytes <= tib &&
+	       l->inodes >= 64 && l->inodes <= (1u << 28) && l->pids >= 8 && l->pids <= 1000000 &&
+	       l->cpu_millis <= 1000000 && l->reserved == 0;
+}
+
+bool opcode_request_ok(const void *packet, size_t len, struct err *e)
+{
+	const struct jailer_request *rq = packet;
+
+	if (len != sizeof(*rq) || rq->version != JAILER_PROTO_VERSION) {
+		err_set(e, ERR_PROTOCOL, "request of %zu bytes or another version", len);
+		return false;
+	}
+	bool names_sid = rq->op == JAILER_CREATE || rq->op == JAILER_START_KERNEL ||
+			 rq->op == JAILER_DESTROY || rq->op == JAILER_STATS;
+	bool names_image = rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE;
+
+	if (names_sid && !is_hex(rq->sid, JAILER_SID_SIZE - 1))
+		err_set(e, ERR_PROTOCOL, "sandbox id is not %d hexadecimal digits", JAILER_SID_SIZE - 1);
+	else if (names_image && !is_hex(rq->image, JAILER_IMAGE_SIZE - 1))
+		err_set(e, ERR_PROTOCOL, "image id is not %d hexadecimal digits", JAILER_IMAGE_SIZE - 1);
+	else if (rq->op == JAILER_CREATE && !limits_ok(&rq->limits))
+		err_set(e, ERR_PROTOCOL, "limits out of range");
+	else
+		return true;
+	return false;
+}
+
+static void send_reply(const struct jailer_reply *reply, int fd)
+{
+	/* The socket blocks: a daemon that does not read its replies stops getting new sandboxes, nothing else. */
+	if (fd_send(JAILER_SOCK_FD, reply, sizeof(*reply), &fd, fd >= 0 ? 1 : 0) < 0 && errno != EPIPE)
+		log_error("reply to the daemon: errno %d", errno);
+}
+
+void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err *e, int64_t started_ns,
+		  int fd)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = op, .tag = tag };
+
+	(void)j;
+	reply.err = *e;
+	reply.duration_us = (uint64_t)((clock_mono_ns() - started_ns) / 1000);
+	send_reply(&reply, fd);
+}
+
+static struct zygote *get_zygote(struct jailer *j, const char *image, struct err *e)
+{
+	struct zygote *found = NULL;
+
+	list_each(&j->zygotes, struct zygote, node, z)
+		if (strcmp(z->image, image) == 0)
+			found = z;
+	if (!found) {
+		found = zygote_prepare(&j->zygote_config, image, e);
+		if (!found)
+			return NULL;
+		list_add_tail(&j->zygotes, &found->node);
+	}
+	if (found->sock >= 0)
+		return found;
+	/* A zygote that ends while loading is tried again, but not in a circle that eats the machine. */
+	int64_t now = clock_mono_ms();
+
+	if (found->failures && now < found->retry_at_ms) {
+		err_set(e, ERR_UNAVAILABLE, "the interpreter of image %.16s does not start; retrying", image);
+		return NULL;
+	}
+	found->retry_at_ms = now + (int64_t)ZYGOTE_RETRY_MS * (found->failures < 6 ? 1 << found->failures : 64);
+	if (zygote_start(&j->zygote_config, found, e) < 0)
+		return NULL;
+	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = (void *)((uintptr_t)found | 1) };
+
+	if (epoll_ctl(j->epoll_fd, EPOLL_CTL_ADD, found->sock, &ev) < 0) {
+		err_sys(e, "watch the zygote");
+		return NULL;
+	}
+	return found;
+}
+
+static struct pending *add_pending(struct jailer *j, const struct jailer_request *rq, struct zygote *z,
+				   struct err *e)
+{
+	struct pending *p = calloc(1, sizeof(*p));
+
+	if (!p) {
+		err_sys(e, "request");
+		return NULL;
+	}
+	if (++j->next_zygote_tag == 0)
+		j->next_zygote_tag = 1;
+	p->zygote_tag = rq->op == JAILER_IMAGE ? 0 : j->next_zygote_tag;
+	p->tag = rq->tag;
+	p->op = rq->op;
+	p->zygote = z;
+	p->agent_end = -1;
+	p->started_ns = clock_mono_ns();
+	list_add_tail(&j->pending, &p->node);
+	return p;
+}
+
+static void finish_pending(struct jailer *j, struct pending *p, const struct err *e)
+{
+	opcode_reply(j, p->op, p->tag, e, p->started_ns, e->code == ERR_NONE ? p->agent_end : -1);
+	if (p->agent_end >= 0)
+		close(p->agent_end);
+	list_remove(&p->node);
+	free(p);
+}
+
+void opcode_zygote_event(struct jailer *j, struct zygote *z)
+{
+	struct zygote_reply reply;
+	struct err gone = ERR_INIT;
+	int rc;
+
+	while ((rc = zygote_recv(z, &reply)) > 0) {
+		if (reply.tag == 0 && reply.err.code == ERR_NONE) {
+			z->loaded = true;
+			z->failures = 0;
+			log_info("zygote of image %.16s loaded in %llu ms", z->image,
+				 (unsigned long long)reply.duration_us / 1000);
+		} else if (reply.tag == 0) {
+			log_error("zygote of image %.16s: %s", z->image, reply.err.msg);
+		}
+		list_each(&j->pending, struct pending, node, p)
+			if (p->zygote == z && p->zygote_tag == reply.tag)
+				finish_pending(j, p, &reply.err);
+	}
+	if (rc == 0)
+		return;
+	err_set(&gone, ERR_UNAVAILABLE, "the zygote of image %.16s ended", z->image);
+	log_error("%s", gone.msg);
+	list_each(&j->pending, struct pending, node, p)
+		if (p->zygote == z)
+			finish_pending(j, p, &gone);
+}
+
+/*
+ * SECURITY, IMAGE: names one of the installed images by content hash. The daemon can make the jailer load an
+ * image that root installed; it can neither name a path nor bring a file.
+ */
+static int op_image(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct zygote *z = get_zygote(j, rq->image, e);
+
+	if (!z)
+		return -1;
+	if (z->loaded) {
+		struct err none = ERR_INIT;
+
+		opcode_reply(j, rq->op, rq->tag, &none, clock_mono_ns(), -1);
+		return 0;
+	}
+	return add_pending(j, rq, z, e) ? 0 : -1;
+}
+
+/*
+ * SECURITY, CREATE: makes an empty sandbox with limits inside hard bounds. Everything else (user ids, mounts, the binary,
+ * the filter) is the jailer's own choice, so a daemon that was taken over gets a sandbox, which is what it could
+ * have by asking politely, and never a process with rights.
+ */
+static int op_create(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	int64_t started = clock_mono_ns();
+	struct err none = ERR_INIT;
+
+	if (sandbox_create(j, rq, e) < 0)
+		return -1;
+	opcode_reply(j, rq->op, rq->tag, &none, started, -1);
+	return 0;
+}
+
+/*
+ * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. The daemon gets one end of a
+ * socket that speaks to a confined process; the other end exists only in that process.
+ */
+static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct sandbox *s = sandbox_find(j, rq->sid);
+	int pair[2];
+	int fds[2 + CGROUP_CONTROLLERS];
+
+	if (!s || s->dying)
+		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
+	struct zygote *z = get_zygote(j, s->rec.image, e);
+
+	if (!z)
+		return -1;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_sys(e, "socketpair");
+	OWNED_FD int kernel_end = pair[1];
+	OWNED_FD int agent_end = pair[0];
+	int procs = cgroup_kernel_fds(&j->cgroups, s->rec.sid, fds + 2, e);
+
+	if (procs < 0)
+		return -1;
+	struct pending *p = add_pending(j, rq, z, e);
+	int rc = -1;
+
+	if (p) {
+		struct zygote_request zrq = { .tag = p->zygote_tag, .cgroup_fds = (uint32_t)procs };
+
+		fds[0] = s->pidfd;
+		fds[1] = kernel_end;
+		rc = zygote_send(z, &zrq, fds, 2 + (size_t)procs, e);
+		if (rc == 0) {
+			p->agent_end = take_fd(agent_end);
+		} else {
+			list_remove(&p->node);
+			free(p);
+		}
+	}
+	for (int i = 0; i < procs; i++)
+		close(fds[2 + i]);
+	return rc;
+}
+
+/*
+ * SECURITY, DESTROY: ends a sandbox of this jailer, found by id in its own table; processes are signalled through the
+ * pidfd taken at their birth, never by number. Unknown ids succeed: there is nothing left of them.
+ */
+static int op_destroy(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct sandbox *s = sandbox_find(j, rq->sid);
+	struct err none = ERR_INIT;
+
+	if (!s) {
+		opcode_reply(j, rq->op, rq->tag, &none, clock_mono_ns(), -1);
+		return 0;
+	}
+	if (s->waiting_count == ARRAY_LEN(s->waiting))
+		return err_set(e, ERR_CONFLICT, "sandbox %s is being destroyed", rq->sid);
+	s->waiting[s->waiting_count++] = rq->tag;
+	sandbox_kill(j, s);
+	return 0;
+}
+
+/* SECURITY, LIST: ids that the daemon itself once chose. */
+static int op_list(struct jailer *j, const struct jailer_request *rq)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = rq->op, .tag = rq->tag };
+	uint32_t at = 0;
+
+	for (struct map_node *n = map_next(&j->sandboxes, NULL); n; n = map_next(&j->sandboxes, n)) {
+		struct sandbox *s = container_of(n, struct sandbox, node);
+
+		if (s->dying || at++ < rq->offset)
+			continue;
+		if (reply.list_count == JAILER_LIST_MAX) {
+			reply.list_more = 1;
+			break;
+		}
+		memcpy(reply.sids[reply.list_count++], s->rec.sid, JAILER_SID_SIZE);
+	}
+	send_reply(&reply, -1);
+	return 0;
+}
+
+/* SECURITY, STATS: reads four counters of a sandbox of this jailer. */
+static int op_stats(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = rq->op, .tag = rq->tag };
+
+	if (!sandbox_find(j, rq->sid))
+		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
+	if (cgroup_stats(&j->cgroups, rq->sid, &reply.stats, e) < 0)
+		return -1;
+	send_reply(&reply, -1);
+	return 0;
+}
+
+void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
+{
+	struct err e = ERR_INIT;
+	int rc = -1;
+
+	switch (rq->op) {
+	case JAILER_CREATE:
+		rc = op_create(j, rq, &e);
+		break;
+	case JAILER_START_KERNEL:
+		rc = op_start_kernel(j, rq, &e);
+		break;
+	case JAILER_DESTROY:
+		rc = op_destroy(j, rq, &e);
+		break;
+	case JAILER_LIST:
+		rc = op_list(j, rq);
+		break;
+	case JAILER_STATS:
+		rc = op_stats(j, rq, &e);
+		break;
+	case JAILER_IMAGE:
+		rc = op_image(j, rq, &e);
+		break;
+	case JAILER_PING:
+		opcode_reply(j, rq->op, rq->tag, &e, clock_mono_ns(), -1);
+		rc = 0;
+		break;
+	default:
+		err_set(&e, ERR_PROTOCOL, "unknown opcode %u", rq->op);
+	}
+	if (rc < 0)
+		opcode_reply(j, rq->op, rq->tag, &e, clock_mono_ns(), -1);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "jailer/zygotes.h"
+
+#include "base/clock.h"
+#include "base/fdio.h"
+#include "base/own.h"
+#include "jailer/jail.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/close_range.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct zygote *zygote_prepare(const struct zygote_config *config, const char *image, struct err *e)
+{
+	struct zygote *z = calloc(1, sizeof(*z));
+	char path[JAILER_IMAGE_SIZE + 8];
+
+	if (!z) {
+		err_sys(e, "zygote");
+		return NULL;
+	}
+	list_init(&z->node);
+	z->sock = -1;
+	snprintf(z->image, sizeof(z->image), "%s", image);
+	snprintf(z->template, sizeof(z->template), "%s/t/%.16s", config->run_dir, image);
+	/* SECURITY: `image` is 64 hexadecimal digits, checked by the opcode parser: it cannot leave images_dfd. */
+	snprintf(path, sizeof(path), "%s/rootfs", image);
+	OWNED_FD int rootfs = openat(config->images_dfd, path,
+				     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (rootfs < 0) {
+		err_set(e, ERR_NOT_FOUND, "image %s is not installed (bivouac image build)", image);
+	} else if (jail_template(rootfs, z->template, e) == 0) {
+		return z;
+	}
+	free(z);
+	return NULL;
+}
+
+void zygote_free(struct zygote *z)
+{
+	if (!z)
+		return;
+	if (z->sock >= 0) {
+		kill(z->pid, SIGKILL);
+		waitpid(z->pid, NULL, 0);
+		close(z->sock);
+	}
+	char dev[320];
+
+	snprintf(dev, sizeof(dev), "%s/dev", z->template);
+	umount2(dev, MNT_DETACH);
+	umount2(z->template, MNT_DETACH);
+	rmdir(z->template);
+	list_remove(&z->node);
+	free(z);
+}
+
+static int keep_two_caps(struct err *e)
+{
+	/* SECURITY: entering a sandbox takes CAP_SYS_ADMIN over its namespaces and, as its PID 1 is not dumpable,
+	 * CAP_SYS_PTRACE; becoming the session user takes rights inside the sandbox's own user namespace only. */
+	const uint32_t keep = 1u << CAP_SYS_ADMIN | 1u << CAP_SYS_PTRACE;
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[2] = { { keep, keep, 0 }, { 0 } };
+
+	if (syscall(SYS_capset, &header, data) < 0)
+		return err_sys(e, "limit the zygote's capabilities");
+	return 0;
+}
+
+static int zygote_root(const struct zygote *z, struct err *e)
+{
+	static const char *const scratch[] = { "tmp", "home/session", "dev/shm" };
+
+	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
+		return err_sys(e, "zygote namespaces");
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount(z->template, z->template, NULL, MS_BIND | MS_REC, NULL) < 0 || chdir(z->template) < 0)
+		return err_sys(e, "zygote root");
+	for (size_t i = 0; i < ARRAY_LEN(scratch); i++)
+		if (mount("tmpfs", scratch[i], "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,mode=1777") < 0)
+			return err_sys(e, "zygote /%s", scratch[i]);
+	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL) < 0)
+		return err_sys(e, "zygote /proc");
+	if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+		return err_sys(e, "zygote pivot_root");
+	return 0;
+}
+
+static void zygote_child(const struct zygote *z, int sock, int binary, int filter, pid_t parent)
+{
+	static const char *const argv[] = { "bivouac-zygote", NULL };
+	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8",
+				      "HOME=/home/session", NULL };
+	struct zygote_reply failed = { 0 };
+	sigset_t none;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	if (zygote_root(z, &failed.err) == 0) {
+		int fds[] = { sock, filter, binary };
+
+		for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+			fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
+		dup3(fds[0], ZYGOTE_SOCK_FD, 0);
+		dup3(fds[1], ZYGOTE_FILTER_FD, 0);
+		dup3(fds[2], 5, O_CLOEXEC);
+		syscall(SYS_close_range, 6, ~0U, 0);
+		int null_fd = open("/dev/null", O_RDWR);
+
+		dup2(null_fd, 0);
+		dup2(null_fd, 1);
+		close(null_fd);
+		for (int sig = 1; sig < NSIG; sig++)
+			signal(sig, SIG_DFL);
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		umask(022);
+		setsid();
+		sock = ZYGOTE_SOCK_FD;
+		if (keep_two_caps(&failed.err) == 0) {
+			syscall(SYS_execveat, 5, "", argv, envp, AT_EMPTY_PATH);
+			err_sys(&failed.err, "start the zygote");
+		}
+	}
+	(void)!write(sock, &failed, sizeof(failed));
+	_exit(1);
+}
+
+int zygote_start(const struct zygote_config *config, struct zygote *z, struct err *e)
+{
+	char path[320];
+	int pair[2];
+
+	snprintf(path, sizeof(path), "%s/bivouac-zygote-python", config->binary_dir);
+	OWNED_FD int binary = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (binary < 0)
+		return err_sys(e, "open %s", path);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_sys(e, "socketpair");
+	OWNED_FD int ours = pair[0];
+	OWNED_FD int theirs = pair[1];
+	pid_t self = getpid();
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return err_sys(e, "fork the zygote");
+	if (pid == 0)
+		zygote_child(z, theirs, binary, config->filter_fd, self);
+	fd_set_nonblock(ours, true);
+	z->pid = pid;
+	z->sock = take_fd(ours);
+	z->loaded = false;
+	return 0;
+}
+
+int zygote_send(struct zygote *z, const struct zygote_request *rq, const int *fds, size_t fd_count,
+		struct err *e)
+{
+	if (fd_send(z->sock, rq, sizeof(*rq), fds, fd_count) == (ssize_t)sizeof(*rq))
+		return 0;
+	if (errno == EAGAIN)
+		return err_set(e, ERR_UNAVAILABLE, "the zygote is behind; try again");
+	return err_sys(e, "ask the zygote");
+}
+
+int zygote_recv(struct zygote *z, struct zygote_reply *ret)
+{
+	ssize_t n = recv(z->sock, ret, sizeof(*ret), 0);
+
+	if (n == (ssize_t)sizeof(*ret)) {
+		ret->err.msg[sizeof(ret->err.msg) - 1] = '\0';
+		return 1;
+	}
+	if (n < 0 && errno == EAGAIN)
+		return 0;
+	kill(z->pid, SIGKILL);
+	waitpid(z->pid, NULL, 0);
+	close_fd(&z->sock);
+	z->failures = z->loaded ? 0 : z->failures + 1;
+	z->loaded = false;
+	return -1;
+}

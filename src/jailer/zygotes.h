@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * zygotes: the jailer's children that fork kernels, one per image.
+ *
+ * A zygote lives in its own mount, network, IPC and UTS namespaces, in the image's root, with the two capabilities
+ * that entering a sandbox takes. It is started on first use and again when it ends; requests that come
+ * while it loads are sent to it at once and wait in its socket.
+ */
+
+#include "base/jailer_proto.h"
+#include "base/list.h"
+#include "base/map.h"
+#include "jailer/zygote_proto.h"
+
+#include <sys/types.h>
+
+#include <stdbool.h>
+
+struct zygote {
+	struct list node;
+	char image[JAILER_IMAGE_SIZE];
+	char template[300];
+	pid_t pid;
+	int sock; /* non-blocking, -1: not running */
+	bool loaded;
+	int failures; /* in a row, without having loaded */
+	int64_t retry_at_ms;
+};
+
+struct zygote_config {
+	int images_dfd; /* <image>/rootfs below it */
+	const char *run_dir;
+	const char *binary_dir; /* bivouac-zygote-python lives here */
+	int filter_fd;
+};
+
+/** zygote_prepare: mounts the image's template; the zygote is not started yet. NULL on error. */
+struct zygote *zygote_prepare(const struct zygote_config *config, const char *image, struct err *e);
+void zygote_free(struct zygote *z); /* accepts NULL; kills it */
+int zygote_start(const struct zygote_config *config, struct zygote *z, struct err *e);
+int zygote_send(struct zygote *z, const struct zygote_request *rq, const int *fds, size_t fd_count,
+		struct err *e);
+/** zygote_recv: 1 a reply, 0 nothing yet, -1 the zygote has ended (reaped, sock closed). */
+int zygote_recv(struct zygote *z, struct zygote_reply *ret);

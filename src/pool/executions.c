@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pool/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/rand.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The agent answers a timeout within AGENT_TIMEOUT_GRACE_MS; if it does not, we do, to hold the promise. */
+#define OVERDUE_MS 42
+/* An agent that is still silent after this has lost its session. */
+#define SILENT_MS 10000
+
+void execution_free(struct execution *x)
+{
+	if (!x)
+		return;
+	list_remove(&x->node);
+	result_done(&x->result);
+	free(x->code);
+	free(x);
+}
+
+void execution_detach(struct execution *x)
+{
+	x->done = NULL;
+}
+
+struct execution *execution_find(struct session *s, struct str id)
+{
+	if (s->current && str_eq(str_from(s->current->id), id))
+		return s->current;
+	list_each(&s->queue, struct execution, node, x)
+		if (str_eq(str_from(x->id), id))
+			return x;
+	list_each(&s->recent, struct execution, node, y)
+		if (str_eq(str_from(y->id), id))
+			return y;
+	return NULL;
+}
+
+static struct store *store_of(struct session *s)
+{
+	return s->pool->pools->config.store;
+}
+
+static void copy_sid(const struct session *s, char sid[33])
+{
+	memcpy(sid, s->sandbox->sid, 33);
+}
+
+static int store_request(struct execution *x, struct err *e)
+{
+	json_t *doc = json_pack("{s:s%,s:s,s:I,s:I}", "code", x->code, x->code_len, "executionType",
+				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms, "outputMax",
+				(json_int_t)x->output_max);
+	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
+	struct store_execution row = {
+		.id = x->id,
+		.op = x->op,
+		.request = text,
+		.created_us = x->created_us,
+	};
+	int rc = -1;
+
+	copy_sid(x->session, row.sid);
+	if (text)
+		rc = store_execution_put(store_of(x->session), &row, e);
+	else
+		err_set(e, ERR_NOMEM, "out of memory");
+	free(text);
+	json_decref(doc);
+	return rc;
+}
+
+static int check_queue(struct session *s, const struct execution_params *p, struct err *e)
+{
+	if (s->queue_len >= s->pool->spec.queue_max)
+		return err_set(e, ERR_QUEUE_FULL,
+			       "The session already has %u executions waiting, the limit of its pool "
+			       "(sessionLimits.queueLength). Wait for some to finish.",
+			       s->pool->spec.queue_max);
+	if (p->id && execution_find(s, str_from(p->id)))
+		return err_set(e, ERR_CONFLICT, "An execution with the id '%s' exists in this session.", p->id);
+	return 0;
+}
+
+struct execution *session_execute(struct session *s, const struct execution_params *p,
+				  void (*done)(void *arg, struct execution *x, const struct err *e),
+				  void *arg, struct err *e)
+{
+	assert(!p->async || s->sandbox);
+	if (check_queue(s, p, e) < 0)
+		return NULL;
+	struct execution *x = calloc(1, sizeof(*x));
+
+	if (!x || !(x->code = str_dup(p->code))) {
+		free(x);
+		err_set(e, ERR_NOMEM, "out of memory");
+		return NULL;
+	}
+	x->code_len = p->code.len;
+	x->session = s;
+	if (p->id)
+		snprintf(x->id, sizeof(x->id), "%s", p->id);
+	else
+		uuid_new(x->id);
+	snprintf(x->execution_type, sizeof(x->execution_type), "%s", p->execution_type);
+	x->op = rand_u64() | 1; /* 0 means none */
+	x->async = p->async;
+	x->timeout_ms = p->timeout_ms;
+	x->output_max = p->output_max;
+	x->created_us = clock_wall_us();
+	x->queued_ns = clock_mono_ns();
+	x->done = done;
+	x->arg = arg;
+	list_add_tail(&s->queue, &x->node);
+	s->queue_len++;
+	if (x->async && store_request(x, e) < 0) {
+		s->queue_len--;
+		execution_free(x);
+		return NULL;
+	}
+	executions_next(s);
+	return x;
+}
+
+void executions_next(struct session *s)
+{
+	if (s->ended || s->current || s->foreign_op || !s->kernel_idle || list_empty(&s->queue))
+		return;
+	struct execution *x = list_first(&s->queue, struct execution, node);
+
+	if (x->state != EXECUTION_QUEUED)
+		return; /* finished at the agent already; its result is on the way */
+	list_remove(&x->node);
+	s->queue_len--;
+	s->current = x;
+	s->kernel_idle = false;
+	x->state = EXECUTION_RUNNING;
+	x->started_ns = clock_mono_ns();
+	struct agent_exec_params p = {
+		.timeout_ms = x->timeout_ms,
+		.stdout_max = x->output_max,
+		.stderr_max = x->output_max,
+		.result_max = s->pool->pools->config.result_max,
+		.code = { x->code, x->code_len },
+	};
+
+	/* A link that breaks here ends the session from the loop, which fails this execution. */
+	agent_link_exec(s->sandbox->link, x->op, &p);
+	if (x->timeout_ms)
+		loop_timer_start(s->overdue, (int64_t)x->timeout_ms + OVERDUE_MS);
+}
+
+static void prune_recent(struct session *s)
+{
+	struct err e = ERR_INIT;
+
+	while (s->recent_len > (size_t)s->pool->pools->config.executions_kept) {
+		struct execution *oldest = list_first(&s->recent, struct execution, node);
+
+		if (oldest->async &&
+		    store_execution_delete(store_of(s), s->sandbox->sid, oldest->id, &e) < 0)
+			log_error("session %s: %s", s->guid, e.msg);
+		s->recent_len--;
+		execution_free(oldest);
+	}
+}
+
+/* The result is in x; stores it if it was promised, tells who waits. */
+static void finish(struct execution *x)
+{
+	struct session *s = x->session;
+	void (*done)(void *, struct execution *, const struct err *) = x->done;
+	struct err e = ERR_INIT;
+
+	x->state = EXECUTION_FINISHED;
+	x->finished_ns = clock_mono_ns();
+	free(x->code);
+	x->code = NULL;
+	if (x->async) {
+		char *text = result_to_json(&x->result);
+
+		if (!text || store_execution_finish(store_of(s), s->sandbox->sid, x->id, text, &e) < 0)
+			log_error("session %s: result of %s is not stored: %s", s->guid, x->id, e.msg);
+		free(text);
+	}
+	list_add_tail(&s->recent, &x->node);
+	s->recent_len++;
+	s->fresh = s->fresh && !done;
+	s->accessed_us = clock_wall_us();
+	x->done = NULL;
+	if (done)
+		done(x->arg, x, NULL);
+	if (!s->ended)
+		prune_recent(s);
+}
+
+static struct execution *find_op(struct session *s, uint64_t op)
+{
+	if (s->current && s->current->op == op)
+		return s->current;
+	list_each(&s->queue, struct execution, node, x)
+		if (x->op == op && x->state == EXECUTION_RUNNING)
+			return x;
+	return NULL;
+}
+
+void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r)
+{
+	struct execution *x = find_op(s, op);
+
+	if (x && r->status == AGENT_RESULT_NOT_RUN) {
+		/* The kernel died under our hands: once more when the next one is there. */
+		x->state = EXECUTION_QUEUED;
+		if (x == s->current) {
+			s->current = NULL;
+			list_add_head(&s->queue, &x->node);
+			s->queue_len++;
+		}
+		loop_timer_stop(s->overdue);
+		return;
+	}
+	if (x) {
+		if (x == s->current) {
+			s->current = NULL;
+			loop_timer_stop(s->overdue);
+			/* The agent sends no extra message: done means idle, unless the kernel did not survive. */
+			s->kernel_idle = r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR ||
+					 ((r->status == AGENT_RESULT_TIMEOUT ||
+					   r->status == AGENT_RESULT_CANCELED) &&
+					  !str_eq(r->error_text, STR("killed")));
+		} else {
+			list_remove(&x->node);
+			s->queue_len--;
+		}
+		result_from_agent(x, r);
+		finish(x);
+	} else if (s->foreign_op == op) {
+		s->foreign_op = 0;
+		loop_timer_stop(s->overdue);
+		s->kernel_idle = r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR;
+	}
+	if (s->ended)
+		return;
+	agent_link_ack(s->sandbox->link, op); /* stored, or nobody's: the agent may forget it */
+	executions_next(s);
+}
+
+void session_overdue(void *arg)
+{
+	struct session *s = arg;
+	struct execution *x = s->current;
+
+	if (!x) {
+		struct err e = ERR_INIT;
+
+		err_set(&e, ERR_UNAVAILABLE, "its sandbox does not answer");
+		if (s->foreign_op)
+			session_end(s, &e);
+		return;
+	}
+	/* Late, but not lost: its result is taken as one of an execution that nobody waits for. */
+	s->current = NULL;
+	s->foreign_op = x->op;
+	result_timeout(x);
+	finish(x);
+	if (!s->ended)
+		loop_timer_start(s->overdue, SILENT_MS);
+}
+
+struct restore_arg {
+	struct session *s;
+};
+
+static int restore_one(const struct store_execution *row, void *arg, struct err *e)
+{
+	struct session *s = ((struct restore_arg *)arg)->s;
+	struct execution *x = calloc(1, sizeof(*x));
+	json_error_t je;
+	json_t *doc = json_loads(row->request, JSON_ALLOW_NUL, &je);
+	const char *code = "";
+	const char *type = "Asynchronous";
+	json_int_t timeout = 0;
+	json_int_t output = 4096;
+	size_t len = 0;
+
+	if (!x || !doc ||
+	    json_unpack(doc, "{s:s%,s:s,s:I,s:I}", "code", &code, &len, "executionType", &type, "timeoutMs",
+			&timeout, "outputMax", &output) < 0 ||
+	    !(x->code = str_dup((struct str){ code, len }))) {
+		json_decref(doc);
+		free(x);
+		return err_set(e, ERR_INTERNAL, "stored execution %s is damaged", row->id);
+	}
+	x->code_len = len;
+	x->session = s;
+	snprintf(x->id, sizeof(x->id), "%s", row->id);
+	snprintf(x->execution_type, sizeof(x->execution_type), "%s", type);
+	x->op = row->op;
+	x->async = true;
+	x->timeout_ms = (uint32_t)timeout;
+	x->output_max = (uint32_t)output;
+	x->created_us = row->created_us;
+	x->queued_ns = x->started_ns = clock_mono_ns();
+	json_decref(doc);
+	if (row->result && result_from_json(row->result, &x->result, e) == 0) {
+		x->state = EXECUTION_FINISHED;
+		list_add_tail(&s->recent, &x->node);
+		s->recent_len++;
+	} else {
+		list_add_tail(&s->queue, &x->node);
+		s->queue_len++;
+	}
+	return 0;
+}
+
+int executions_restore(struct session *s, struct err *e)
+{
+	struct restore_arg arg = { s };
+
+	return store_execution_each(store_of(s), s->sandbox->sid, restore_one, &arg, e);
+}
+
+static void fail_one(struct execution *x, const struct err *e)
+{
+	void (*done)(void *, struct execution *, const struct err *) = x->done;
+
+	x->done = NULL;
+	if (done)
+		done(x->arg, x, e);
+	execution_free(x);
+}
+
+void executions_fail_all(struct session *s, const struct err *e)
+{
+	if (s->current) {
+		struct execution *x = s->current;
+
+		s->current = NULL;
+		fail_one(x, e);
+	}
+	while (!list_empty(&s->queue))
+		fail_one(list_first(&s->queue, struct execution, node), e);
+	while (!list_empty(&s->recent))
+		execution_free(list_first(&s->recent, struct execution, node));
+	s->queue_len = s->recent_len = 0;
+}

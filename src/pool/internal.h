@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/** internal: what the files of pool/ share. */
+
+#include "loop/loop.h"
+#include "pool/pool.h"
+
+enum sandbox_state {
+	SANDBOX_CREATING,
+	SANDBOX_SHELL,
+	SANDBOX_STARTING,
+	SANDBOX_READY,
+	SANDBOX_ALLOCATED,
+};
+
+struct sandbox {
+	struct map_node node; /* pools.sandboxes, by sid */
+	struct list list; /* pool.shells or pool.ready */
+	char sid[JAILER_SID_SIZE];
+	char image[JAILER_IMAGE_SIZE];
+	struct pool *pool; /* NULL: its pool is gone, it is being destroyed */
+	struct session *session;
+	enum sandbox_state state;
+	struct agent_link *link;
+	bool want_kernel; /* CREATING: go on to STARTING */
+	bool starting_kernel; /* a START_KERNEL is under way */
+	bool counted; /* in pools.starting */
+	bool dead; /* destroy was asked for; waits for callbacks under way */
+	int calls; /* backend calls under way that hold a pointer to us */
+	int kernel_failures;
+	struct loop_timer *retry;
+};
+
+#define DEMAND_SLOTS 30 /* seconds of history */
+
+struct pool {
+	struct map_node node; /* pools.pools, by key */
+	struct pools *pools;
+	struct session_pool_spec spec;
+	char image[JAILER_IMAGE_SIZE];
+	bool image_loaded;
+	struct map sessions; /* by identifier */
+	struct list order; /* struct session, by creation */
+	struct list waiting; /* sessions without a sandbox, oldest first */
+	size_t waiting_count;
+	struct list ready;
+	struct list shells;
+	size_t ready_count, shell_count;
+	size_t making; /* on their way to ready (CREATING with want_kernel, or STARTING) */
+	size_t making_shells;
+	uint32_t demand[DEMAND_SLOTS]; /* allocations per second */
+	int64_t demand_second;
+	struct loop_timer *refill;
+	int failures; /* sandboxes in a row that did not come up */
+	int64_t retry_at_ms;
+	struct list grave; /* pools.graveyard: removed, but still pointed at */
+};
+
+struct pools {
+	struct pools_config config;
+	struct map pools;
+	struct map sandboxes;
+	size_t starting;
+	bool started;
+	bool draining;
+	struct list graveyard;
+	size_t destroying;
+	void (*ready)(void *arg, const struct err *e);
+	void *ready_arg;
+	void (*drained)(void *arg);
+	void *drained_arg;
+};
+
+struct session {
+	struct map_node node; /* pool.sessions */
+	struct list order;
+	struct list waiting; /* pool.waiting while it has no sandbox */
+	struct pool *pool;
+	struct sandbox *sandbox;
+	char identifier[IDENTIFIER_MAX + 1];
+	char guid[37];
+	int64_t created_us;
+	int64_t accessed_us;
+	int64_t asked_ns; /* for the allocation time */
+	int64_t allocation_us;
+	bool fresh;
+	bool kernel_idle;
+	bool stored; /* has a row */
+	bool ended;
+	uint64_t foreign_op; /* an execution of a daemon before us whose caller is gone; 0 none */
+	struct list queue; /* struct execution: QUEUED, first to run first */
+	size_t queue_len;
+	struct execution *current;
+	struct list recent; /* FINISHED, oldest first */
+	size_t recent_len;
+	struct list waits; /* struct session_wait */
+	struct loop_timer *idle; /* cooldown */
+	struct loop_timer *overdue; /* current runs past its timeout and the agent is silent */
+};
+
+/* pools.c */
+void pools_signal_ready(struct pools *p, const struct err *e);
+
+/* sandboxes.c */
+struct sandbox *sandbox_find(struct pools *p, const char *sid);
+/** sandbox_adopt: one that an earlier daemon left, for this session; connects. */
+int sandbox_adopt(struct session *s, const char *sid, const char *image, struct err *e);
+void sandbox_destroy(struct sandbox *sb);
+/** sandbox_destroy_unknown: by id alone. */
+void sandbox_destroy_unknown(struct pools *p, const char *sid);
+/** sandbox_restart_kernel: after the kernel of an allocated sandbox died. */
+void sandbox_restart_kernel(struct sandbox *sb);
+/** pool_refill: soon; pool_refill_now: this turn. */
+void pool_refill(struct pool *pool);
+void pool_refill_now(struct pool *pool);
+/** pool_note_demand: one allocation. */
+void pool_note_demand(struct pool *pool);
+size_t pool_ready_target(struct pool *pool);
+
+/* sessions.c */
+struct session *session_new(struct pool *pool, struct str identifier, const char *guid, int64_t created_us,
+			    struct err *e);
+void session_bind(struct session *s, struct sandbox *sb);
+/** session_end: why NULL: deleted or expired, else the sandbox is gone. Frees s. */
+void session_end(struct session *s, const struct err *why);
+void session_kernel_state(struct session *s, enum agent_kernel_state state, enum agent_death death);
+void session_agent_status(struct session *s, enum agent_kernel_state state, const uint64_t *ops,
+			  const uint8_t *states, size_t count);
+
+/* executions.c */
+void execution_free(struct execution *x);
+/** executions_next: starts the next queued execution if the kernel is idle. */
+void executions_next(struct session *s);
+void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
+int executions_restore(struct session *s, struct err *e);
+void executions_fail_all(struct session *s, const struct err *e);
+void session_overdue(void *arg);
+
+/* results.c */
+void result_from_agent(struct execution *x, const struct agent_result *r);
+void result_done(struct execution_result *r);
+/** result_timeout: for an agent that is silent past the deadline. */
+void result_timeout(struct execution *x);
+char *result_to_json(const struct execution_result *r);
+int result_from_json(const char *text, struct execution_result *ret, struct err *e);

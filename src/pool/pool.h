@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * pool: the controller of session pools: ready sandboxes, the table of sessions, executions, life cycle.
+ *
+ * Level-triggered: pool documents (arm/) say what should be, the controller makes it so, and can be restarted at any
+ * moment (pools_start adopts what an earlier daemon left). Everything runs on the loop's thread; that
+ * is what makes "never more than maxConcurrentSessions" and "one identifier, one session" true without locks.
+ *
+ * Life of a sandbox: CREATING → SHELL (no kernel) → STARTING → READY → ALLOCATED → destroyed. A sandbox is
+ * never given to a second identifier.
+ */
+
+#include "arm/arm.h"
+#include "base/agent_proto.h"
+#include "base/kernel_proto.h"
+#include "base/list.h"
+#include "base/map.h"
+#include "sandbox/agent_link.h"
+#include "sandbox/backend.h"
+#include "store/store.h"
+
+struct pools;
+struct pool;
+struct session;
+struct execution;
+
+struct pools_config {
+	struct store *store;
+	struct backend *backend;
+	/** image_of: content id of the image for a container type, NULL if it is not installed. */
+	const char *(*image_of)(const char *container_type, void *arg);
+	void *image_arg;
+	int ready_default; /* ready sandboxes of a pool that does not say */
+	int shells; /* sandboxes without a kernel kept per pool */
+	int starting_max; /* sandboxes in the making at once, all pools */
+	uint32_t output_limit; /* most that outputStreamsMaxLength may ask for */
+	uint32_t result_max; /* bytes of one result with its displays */
+	int executions_kept; /* finished executions remembered per session */
+};
+
+int pools_new(const struct pools_config *config, struct pools **ret, struct err *e);
+/** pools_free: forgets everything; sandboxes live on. */
+void pools_free(struct pools *p);
+/**
+ * pools_start: when the backend is up: loads images, adopts the sessions in the store, destroys sandboxes nobody owns;
+ * then calls ready(arg) once, with an error if an image does not load.
+ */
+void pools_start(struct pools *p, void (*ready)(void *arg, const struct err *e), void *arg);
+/** pools_backend_restarted: to be called by the backend's hook after the first start. */
+void pools_backend_restarted(struct pools *p);
+/** pools_document: a pool document changed or went away. */
+void pools_document(struct pools *p, const char *key, bool deleted);
+/** pools_drain: destroys every sandbox, then calls done. Sessions and their rows go too. */
+void pools_drain(struct pools *p, void (*done)(void *arg), void *arg);
+
+struct pool *pool_find(struct pools *p, struct str key);
+const struct session_pool_spec *pool_spec(const struct pool *pool);
+const struct pools_config *pool_config(const struct pool *pool);
+struct pool_counts {
+	size_t sessions, ready, shells, starting;
+};
+struct pool_counts pool_counts(const struct pool *pool);
+
+/* Sessions. */
+#define IDENTIFIER_MIN 4
+#define IDENTIFIER_MAX 128
+/** identifier_check: length and the documented set of bytes (azure-api.md §1.2). */
+int identifier_check(struct str identifier, struct err *e);
+/**
+ * session_open: the session of an identifier, made if there is none. Never blocks: a new session may still wait for
+ * its sandbox. ERR_SESSIONS_MAX at the pool's limit. Counts as an access.
+ */
+struct session *session_open(struct pool *pool, struct str identifier, struct err *e);
+/** session_find: only if it exists; not an access. */
+struct session *session_find(struct pool *pool, struct str identifier);
+void session_touch(struct session *s);
+/** session_delete: ends it now; requests that wait on it fail. */
+void session_delete(struct session *s);
+
+struct session_info {
+	const char *identifier;
+	const char *guid;
+	int64_t created_us;
+	int64_t accessed_us;
+	int64_t expires_us;
+	struct pool *pool;
+	bool fresh; /* no request has been answered from it yet */
+	int64_t allocation_us; /* how long it waited for its sandbox */
+};
+struct session_info session_info(const struct session *s);
+/** session_each: in order of creation, from `skip`, at most limit; returns the number in the pool. */
+size_t session_each(struct pool *pool, size_t skip, size_t limit,
+		    void (*fn)(const struct session *s, void *arg), void *arg);
+
+/**
+ * session_when_open: calls open(arg, link) as soon as the sandbox can be talked to (maybe at once, from inside), or
+ * failed. The waiter is freed by either; session_wait_cancel() before that drops it.
+ */
+struct session_wait;
+struct session_wait *session_when_open(struct session *s,
+				       void (*open)(void *arg, struct session *s, struct agent_link *link),
+				       void (*failed)(void *arg, const struct err *e), void *arg);
+void session_wait_cancel(struct session_wait *w);
+
+/* Executions. */
+enum execution_state { EXECUTION_QUEUED, EXECUTION_RUNNING, EXECUTION_FINISHED };
+
+/** What an execution left behind; text is valid UTF-8, cut to its limits with a mark. */
+struct execution_result {
+	enum agent_exec_status status; /* OK … OOM */
+	char *out;
+	char *err; /* with traceback, or how it ended */
+	char *error_name;
+	char *error_text;
+	enum kernel_value kind;
+	char *value; /* text of the value; IMAGE: base64 */
+	char format[24]; /* IMAGE */
+	json_t *displays; /* array of {"type","format","base64_data"}; NULL if none */
+	int64_t duration_us; /* of the code */
+};
+
+struct execution_params {
+	struct str code;
+	bool async;
+	const char *id; /* caller-chosen, or NULL */
+	const char *execution_type; /* as the caller spelled it */
+	uint32_t timeout_ms; /* 0: none */
+	uint32_t output_max;
+};
+
+struct execution {
+	struct list node; /* session queue, or recent */
+	struct session *session;
+	char id[128];
+	char execution_type[24];
+	uint64_t op;
+	bool async;
+	enum execution_state state;
+	uint32_t timeout_ms;
+	uint32_t output_max;
+	char *code; /* until started */
+	size_t code_len;
+	struct execution_result result; /* when FINISHED */
+	int64_t created_us;
+	int64_t queued_ns, started_ns, finished_ns;
+	/* Who waits for it: called once; NULL when the client went away. */
+	void (*done)(void *arg, struct execution *x, const struct err *e);
+	void *arg;
+};
+
+/**
+ * session_execute: queues an execution. ERR_QUEUE_FULL at the pool's queue length. Asynchronous ones are in the store
+ * when this returns, and need a session that is open (session_when_open). `done` (may be NULL) is called once, later: e is NULL and x finished, or e says why
+ * the session ended first. x belongs to the session; between callbacks keep its id, not the pointer, unless
+ * `done` is registered (execution_detach drops that).
+ */
+struct execution *session_execute(struct session *s, const struct execution_params *p,
+				  void (*done)(void *arg, struct execution *x, const struct err *e),
+				  void *arg, struct err *e);
+void execution_detach(struct execution *x);
+/** execution_find: queued, running or still remembered. */
+struct execution *execution_find(struct session *s, struct str id);

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pool/internal.h"
+
+#include "base/buf.h"
+#include "base/rand.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEXT_MAX (64u << 20)
+#define TIMEOUT_TEXT "Request timed out waiting for code execution to complete"
+#define RESTARTED_TEXT "the kernel was restarted: variables are lost, files are kept"
+
+/* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
+static void add_clean(struct buf *b, struct str s)
+{
+	if (utf8_valid(s)) {
+		buf_add_str(b, s);
+		return;
+	}
+	while (s.len) {
+		size_t good = 0;
+
+		/* Runs of ASCII in one go, other characters one by one. */
+		while (good < s.len && (unsigned char)s.ptr[good] < 0x80)
+			good++;
+		if (!good)
+			for (size_t n = 2; n <= 4 && n <= s.len && !good; n++)
+				if (utf8_valid((struct str){ s.ptr, n }))
+					good = n;
+		if (good) {
+			buf_add(b, s.ptr, good);
+			s.ptr += good;
+			s.len -= good;
+		} else {
+			buf_add(b, "\xef\xbf\xbd", 3);
+			s.ptr++;
+			s.len--;
+		}
+	}
+}
+
+static char *clean(struct str s)
+{
+	struct buf b;
+
+	buf_init(&b, TEXT_MAX);
+	add_clean(&b, s);
+	char *text = buf_take(&b);
+
+	buf_done(&b);
+	return text ? text : strdup("");
+}
+
+/* One output stream: cut between characters at the limit, and said so. */
+static void add_stream(struct buf *b, const char *name, struct str kept, uint64_t dropped, uint32_t max)
+{
+	size_t cut = utf8_cut(kept, max);
+	uint64_t total = kept.len + dropped;
+
+	add_clean(b, (struct str){ kept.ptr, cut });
+	if (total > cut)
+		buf_addf(b,
+			 "\n[%s truncated: %zu of %" PRIu64
+			 " bytes shown; raise outputStreamsMaxLength to see more]\n",
+			 name, cut, total);
+}
+
+static void add_line(struct buf *b, const char *text)
+{
+	if (b->len && b->ptr[b->len - 1] != '\n')
+		buf_add(b, "\n", 1);
+	buf_add_str(b, str_from(text));
+}
+
+static void add_ending(struct buf *b, const struct agent_result *r, const struct session_pool_spec *spec)
+{
+	bool killed = str_eq(r->error_text, STR("killed"));
+
+	switch (r->status) {
+	case AGENT_RESULT_TIMEOUT:
+		add_line(b, TIMEOUT_TEXT);
+		if (killed)
+			buf_addf(b, "\nThe code ignored the interrupt; " RESTARTED_TEXT ".");
+		break;
+	case AGENT_RESULT_CANCELED:
+		add_line(b, "Execution canceled");
+		if (killed)
+			buf_addf(b, "\nThe code ignored the interrupt; " RESTARTED_TEXT ".");
+		break;
+	case AGENT_RESULT_OOM:
+		add_line(b, "Execution aborted");
+		buf_addf(b, ": the session reached its memory limit of %" PRIu64 " MiB and " RESTARTED_TEXT ".",
+			 spec->memory_bytes >> 20);
+		break;
+	case AGENT_RESULT_KERNEL_DIED:
+		add_line(b, "Execution aborted: the kernel died (");
+		add_clean(b, r->error_text);
+		buf_addf(b, "); " RESTARTED_TEXT ".");
+		break;
+	default:
+		if (r->traceback.len) {
+			add_line(b, "");
+			add_clean(b, r->traceback);
+		}
+	}
+}
+
+static bool image_parts(struct str data, char *format, size_t format_size, struct str *bytes)
+{
+	size_t len = data.len ? (unsigned char)data.ptr[0] : 0;
+
+	if (!data.len || len + 1 > data.len || !len)
+		return false;
+	struct str f = { data.ptr + 1, len };
+
+	/* SECURITY: the format goes into JSON and file names of clients: letters, digits and "+-." only. */
+	for (size_t i = 0; i < f.len; i++)
+		if (!((f.ptr[i] >= 'a' && f.ptr[i] <= 'z') || (f.ptr[i] >= '0' && f.ptr[i] <= '9') ||
+		      strchr("+-.", f.ptr[i])))
+			return false;
+	*bytes = (struct str){ data.ptr + 1 + len, data.len - 1 - len };
+	return str_copy(f, format, format_size);
+}
+
+static void take_value(struct execution_result *out, const struct agent_value *v)
+{
+	struct str bytes;
+
+	out->kind = v->kind;
+	if (v->kind == KERNEL_VALUE_IMAGE) {
+		struct buf b;
+
+		buf_init(&b, TEXT_MAX);
+		if (image_parts(v->data, out->format, sizeof(out->format), &bytes) &&
+		    base64_encode(&b, bytes.ptr, bytes.len)) {
+			out->value = buf_take(&b);
+		} else {
+			out->kind = KERNEL_VALUE_NONE;
+			out->value = strdup("");
+		}
+		buf_done(&b);
+	} else {
+		out->value = clean(v->data);
+	}
+}
+
+static void take_displays(struct execution_result *out, const struct agent_result *r)
+{
+	if (!r->display_count)
+		return;
+	out->displays = json_array();
+	for (size_t i = 0; i < r->display_count; i++) {
+		struct execution_result one = { 0 };
+
+		take_value(&one, &r->displays[i]);
+		if (one.kind == KERNEL_VALUE_IMAGE)
+			json_array_append_new(out->displays,
+					      json_pack("{s:s,s:s,s:s}", "type", "image", "format",
+							one.format, "base64_data", one.value));
+		result_done(&one);
+	}
+}
+
+void result_from_agent(struct execution *x, const struct agent_result *r)
+{
+	struct execution_result *out = &x->result;
+	struct buf b;
+
+	out->status = r->status;
+	out->duration_us = r->duration_us < INT64_MAX ? (int64_t)r->duration_us : 0;
+	buf_init(&b, TEXT_MAX);
+	add_stream(&b, "stdout", r->out, r->stdout_dropped, x->output_max);
+	out->out = buf_take(&b);
+	add_stream(&b, "stderr", r->err, r->stderr_dropped, x->output_max);
+	add_ending(&b, r, &x->session->pool->spec);
+	out->err = buf_take(&b);
+	buf_done(&b);
+	out->error_name = clean(r->error_name);
+	out->error_text = clean(r->error_text);
+	take_value(out, &r->value);
+	take_displays(out, r);
+}
+
+void result_timeout(struct execution *x)
+{
+	struct agent_result r = {
+		.status = AGENT_RESULT_TIMEOUT,
+		.duration_us = (uint64_t)x->timeout_ms * 1000,
+		.error_text = STR("killed"),
+	};
+
+	result_from_agent(x, &r);
+}
+
+void result_done(struct execution_result *r)
+{
+	free(r->out);
+	free(r->err);
+	free(r->error_name);
+	free(r->error_text);
+	free(r->value);
+	json_decref(r->displays);
+	*r = (struct execution_result){ 0 };
+}
+
+char *result_to_json(const struct execution_result *r)
+{
+	json_t *doc = json_pack("{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s:O*}", "status", (int)r->status,
+				"stdout", r->out, "stderr", r->err, "errorName", r->error_name, "errorText",
+				r->error_text, "kind", (int)r->kind, "value", r->value, "format", r->format,
+				"durationUs", (json_int_t)r->duration_us, "displays", r->displays);
+	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
+
+	json_decref(doc);
+	return text;
+}
+
+int result_from_json(const char *text, struct execution_result *ret, struct err *e)
+{
+	json_error_t je;
+	json_t *doc = json_loads(text, JSON_ALLOW_NUL, &je);
+	const char *out, *err, *name, *msg, *value, *format;
+	json_t *displays = NULL;
+	json_int_t duration;
+	int status, kind;
+
+	if (!doc || json_unpack(doc, "{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s?o}", "status", &status,
+				"stdout", &out, "stderr", &err, "errorName", &name, "errorText", &msg,
+				"kind", &kind, "value", &value, "format", &format, "durationUs", &duration,
+				"displays", &displays) < 0) {
+		json_decref(doc);
+		return err_set(e, ERR_INTERNAL, "stored result is damaged");
+	}
+	*ret = (struct execution_result){
+		.status = (enum agent_exec_status)status,
+		.out = strdup(out),
+		.err = strdup(err),
+		.error_name = strdup(name),
+		.error_text = strdup(msg),
+		.kind = (enum kernel_value)kind,
+		.value = strdup(value),
+		.displays = json_incref(displays),
+		.duration_us = duration,
+	};
+	snprintf(ret->format, sizeof(ret->format), "%s", format);
+	json_decref(doc);
+	return 0;
+}

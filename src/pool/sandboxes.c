@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pool/internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "base/rand.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define KERNEL_FAILURES_MAX 5
+
+static void start_kernel(struct sandbox *sb);
+
+struct sandbox *sandbox_find(struct pools *p, const char *sid)
+{
+	struct map_node *n = map_get(&p->sandboxes, str_from(sid));
+
+	return n ? container_of(n, struct sandbox, node) : NULL;
+}
+
+/* Leaves whatever list and count its state puts it in. */
+static void leave_pool(struct sandbox *sb)
+{
+	struct pool *pool = sb->pool;
+
+	if (!list_empty(&sb->list)) {
+		list_remove(&sb->list);
+		if (sb->state == SANDBOX_READY)
+			pool->ready_count--;
+		else
+			pool->shell_count--;
+	}
+	if (sb->counted) {
+		sb->counted = false;
+		pool->pools->starting--;
+		if (sb->want_kernel)
+			pool->making--;
+		else
+			pool->making_shells--;
+	}
+}
+
+static void sandbox_free(struct sandbox *sb)
+{
+	loop_timer_free(sb->retry);
+	free(sb);
+}
+
+struct destroy_arg {
+	struct pools *pools;
+	char sid[JAILER_SID_SIZE];
+};
+
+static void destroyed(void *arg, const struct err *e)
+{
+	struct destroy_arg *d = arg;
+	struct pools *p = d->pools;
+
+	if (e->code != ERR_NONE && e->code != ERR_UNAVAILABLE)
+		log_error("destroying sandbox %s: %s", d->sid, e->msg);
+	free(d);
+	p->destroying--;
+	if (p->draining && p->destroying == 0 && p->sandboxes.len == 0 && p->drained) {
+		void (*fn)(void *) = p->drained;
+
+		p->drained = NULL;
+		fn(p->drained_arg);
+	}
+}
+
+void sandbox_destroy_unknown(struct pools *p, const char *sid)
+{
+	struct destroy_arg *d = calloc(1, sizeof(*d));
+
+	if (!d) {
+		log_error("out of memory; sandbox %s stays until the next restart", sid);
+		return;
+	}
+	d->pools = p;
+	memcpy(d->sid, sid, sizeof(d->sid));
+	p->destroying++;
+	p->config.backend->ops->destroy(p->config.backend, sid, destroyed, d);
+}
+
+void sandbox_destroy(struct sandbox *sb)
+{
+	struct pools *p = sb->pool->pools;
+
+	if (sb->dead)
+		return;
+	leave_pool(sb);
+	sb->dead = true;
+	sb->session = NULL;
+	agent_link_free(sb->link);
+	sb->link = NULL;
+	map_remove(&p->sandboxes, &sb->node);
+	sandbox_destroy_unknown(p, sb->sid);
+	if (!sb->calls)
+		sandbox_free(sb);
+}
+
+/* A callback of the backend came back; true if the sandbox was destroyed meanwhile and is freed. */
+static bool call_returned(struct sandbox *sb)
+{
+	sb->calls--;
+	if (!sb->dead)
+		return false;
+	if (!sb->calls)
+		sandbox_free(sb);
+	return true;
+}
+
+static void make_failed(struct sandbox *sb, const struct err *e)
+{
+	struct pool *pool = sb->pool;
+
+	if (pool->failures++ == 0)
+		log_warn("pool %s: a sandbox did not come up: %s", pool->spec.name, e->msg);
+	pool->retry_at_ms = loop_now_ms() + (pool->failures < 6 ? 50 << pool->failures : 3000);
+	sandbox_destroy(sb);
+	/* Those who wait for a sandbox wait for the next try, but not without end. */
+	if (pool->failures >= KERNEL_FAILURES_MAX) {
+		while (!list_empty(&pool->waiting))
+			session_end(list_first(&pool->waiting, struct session, waiting), e);
+	}
+	pool_refill(pool);
+}
+
+static void became_ready(struct sandbox *sb)
+{
+	struct pool *pool = sb->pool;
+
+	leave_pool(sb);
+	pool->failures = 0;
+	sb->state = SANDBOX_READY;
+	if (!list_empty(&pool->waiting)) {
+		session_bind(list_first(&pool->waiting, struct session, waiting), sb);
+	} else {
+		list_add_tail(&pool->ready, &sb->list);
+		pool->ready_count++;
+	}
+	pool_refill(pool);
+	pools_signal_ready(pool->pools, &(struct err){ 0 });
+}
+
+static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent_death death, uint32_t code)
+{
+	struct sandbox *sb = arg;
+
+	(void)code;
+	if (sb->session) {
+		session_kernel_state(sb->session, state, death);
+	} else if (sb->state == SANDBOX_STARTING && state == AGENT_KERNEL_IDLE) {
+		became_ready(sb);
+	} else if (state == AGENT_KERNEL_NONE) {
+		struct err e = ERR_INIT;
+
+		err_set(&e, ERR_UNAVAILABLE, "a kernel ended before it was used (%d, %u)", (int)death,
+			code);
+		make_failed(sb, &e);
+	}
+}
+
+static void on_status(void *arg, enum agent_kernel_state state, const uint64_t *ops, const uint8_t *states,
+		      size_t count)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->session)
+		session_agent_status(sb->session, state, ops, states, count);
+}
+
+static void on_exec_done(void *arg, uint64_t op, const struct agent_result *result)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->session)
+		execution_agent_done(sb->session, op, result);
+}
+
+static void on_closed(void *arg, const struct err *e)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->session)
+		session_end(sb->session, e);
+	else
+		make_failed(sb, e);
+}
+
+static const struct agent_link_events link_events = {
+	.status = on_status,
+	.kernel_state = on_kernel_state,
+	.exec_done = on_exec_done,
+	.closed = on_closed,
+};
+
+static int connect_link(struct sandbox *sb, struct err *e)
+{
+	struct backend *b = sb->pool->pools->config.backend;
+	int fd = b->ops->connect(b, sb->sid, e);
+
+	if (fd < 0)
+		return -1;
+	sb->link = agent_link_new(fd, &link_events, sb, e);
+	return sb->link ? 0 : -1;
+}
+
+static void kernel_retry(void *arg)
+{
+	struct sandbox *sb = arg;
+
+	start_kernel(sb);
+}
+
+static void kernel_started(void *arg, int fd, const struct err *e)
+{
+	struct sandbox *sb = arg;
+
+	sb->starting_kernel = false;
+	if (call_returned(sb)) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	if (fd >= 0) {
+		sb->kernel_failures = 0;
+		agent_link_attach(sb->link, fd);
+		return;
+	}
+	if (!sb->session) {
+		make_failed(sb, e);
+		return;
+	}
+	/* A session is worth some patience: its files are there. */
+	if (++sb->kernel_failures > KERNEL_FAILURES_MAX) {
+		log_error("session %s: no kernel: %s", sb->session->guid, e->msg);
+		session_end(sb->session, e);
+		return;
+	}
+	if (!sb->retry)
+		sb->retry = loop_timer_new(kernel_retry, sb);
+	if (sb->retry)
+		loop_timer_start(sb->retry, 200 << sb->kernel_failures);
+}
+
+static void start_kernel(struct sandbox *sb)
+{
+	struct backend *b = sb->pool->pools->config.backend;
+
+	if (sb->starting_kernel)
+		return;
+	sb->starting_kernel = true;
+	sb->calls++;
+	b->ops->start_kernel(b, sb->sid, kernel_started, sb);
+}
+
+void sandbox_restart_kernel(struct sandbox *sb)
+{
+	start_kernel(sb);
+}
+
+/* A shell, or a sandbox that was just created, gets its kernel. */
+static void begin_kernel(struct sandbox *sb)
+{
+	sb->state = SANDBOX_STARTING;
+	start_kernel(sb);
+}
+
+static void created(void *arg, const struct err *e)
+{
+	struct sandbox *sb = arg;
+	struct err link = ERR_INIT;
+
+	if (call_returned(sb))
+		return;
+	if (e->code != ERR_NONE) {
+		make_failed(sb, e);
+		return;
+	}
+	if (connect_link(sb, &link) < 0) {
+		make_failed(sb, &link);
+		return;
+	}
+	if (sb->want_kernel) {
+		begin_kernel(sb);
+		return;
+	}
+	struct pool *pool = sb->pool;
+
+	leave_pool(sb);
+	sb->state = SANDBOX_SHELL;
+	list_add_tail(&pool->shells, &sb->list);
+	pool->shell_count++;
+	pool_refill(pool);
+}
+
+static struct sandbox *sandbox_new(struct pool *pool, const char *sid, const char *image)
+{
+	struct sandbox *sb = calloc(1, sizeof(*sb));
+	unsigned char id[16];
+
+	if (!sb)
+		return NULL;
+	list_init(&sb->list);
+	sb->pool = pool;
+	if (sid) {
+		memcpy(sb->sid, sid, sizeof(sb->sid));
+	} else {
+		rand_bytes(id, sizeof(id));
+		hex_encode(id, sizeof(id), sb->sid);
+	}
+	memcpy(sb->image, image, sizeof(sb->image));
+	if (map_put(&pool->pools->sandboxes, &sb->node, str_from(sb->sid)) < 0) {
+		free(sb);
+		return NULL;
+	}
+	return sb;
+}
+
+static int make_sandbox(struct pool *pool, bool with_kernel)
+{
+	struct backend *b = pool->pools->config.backend;
+	const struct session_pool_spec *spec = &pool->spec;
+	struct sandbox *sb = sandbox_new(pool, NULL, pool->image);
+
+	if (!sb)
+		return -1;
+	struct sandbox_spec want = {
+		.sid = sb->sid,
+		.image = sb->image,
+		.limits = {
+			.memory_bytes = spec->memory_bytes,
+			.data_bytes = spec->data_bytes,
+			.tmp_bytes = spec->tmp_bytes,
+			.inodes = spec->inodes,
+			.pids = spec->pids,
+			.cpu_millis = spec->cpu_millis,
+		},
+	};
+
+	sb->state = SANDBOX_CREATING;
+	sb->want_kernel = with_kernel;
+	sb->counted = true;
+	pool->pools->starting++;
+	if (with_kernel)
+		pool->making++;
+	else
+		pool->making_shells++;
+	sb->calls++;
+	b->ops->create(b, &want, created, sb);
+	return 0;
+}
+
+static void promote_shell(struct pool *pool)
+{
+	struct sandbox *sb = list_first(&pool->shells, struct sandbox, list);
+
+	leave_pool(sb);
+	sb->want_kernel = true;
+	sb->counted = true;
+	pool->pools->starting++;
+	pool->making++;
+	begin_kernel(sb);
+}
+
+int sandbox_adopt(struct session *s, const char *sid, const char *image, struct err *e)
+{
+	struct sandbox *sb = sandbox_new(s->pool, sid, image);
+
+	if (!sb)
+		return err_set(e, ERR_NOMEM, "out of memory");
+	sb->state = SANDBOX_ALLOCATED;
+	sb->session = s;
+	s->sandbox = sb;
+	if (connect_link(sb, e) == 0)
+		return 0;
+	s->sandbox = NULL;
+	sandbox_destroy(sb);
+	return -1;
+}
+
+static void demand_advance(struct pool *pool)
+{
+	int64_t now = loop_now_ms() / 1000;
+
+	if (now - pool->demand_second > DEMAND_SLOTS)
+		pool->demand_second = now - DEMAND_SLOTS;
+	while (pool->demand_second < now)
+		pool->demand[++pool->demand_second % DEMAND_SLOTS] = 0;
+}
+
+void pool_note_demand(struct pool *pool)
+{
+	demand_advance(pool);
+	pool->demand[pool->demand_second % DEMAND_SLOTS]++;
+}
+
+/*
+ * How many sandboxes should be ready: what the pool asks for at least; as many as were allocated in the busiest second of
+ * the last half minute; at most a fifth of the pool's sessions (or what it asks for), and never more than
+ * there are sessions left to give.
+ */
+size_t pool_ready_target(struct pool *pool)
+{
+	size_t floor = (size_t)(pool->spec.ready_min >= 0 ? pool->spec.ready_min :
+							    pool->pools->config.ready_default);
+	size_t ceiling = (size_t)pool->spec.sessions_max / 5;
+	size_t left = (size_t)pool->spec.sessions_max > pool->sessions.len ?
+			      (size_t)pool->spec.sessions_max - pool->sessions.len :
+			      0;
+	size_t peak = 0;
+
+	demand_advance(pool);
+	for (size_t i = 0; i < DEMAND_SLOTS; i++)
+		if (pool->demand[i] > peak)
+			peak = pool->demand[i];
+	if (ceiling < floor)
+		ceiling = floor;
+	size_t want = peak > floor ? peak : floor;
+
+	want = want < ceiling ? want : ceiling;
+	return want < left ? want : left;
+}
+
+void pool_refill_now(struct pool *pool)
+{
+	struct pools *p = pool->pools;
+	int64_t now = loop_now_ms();
+
+	if (!pool->image_loaded || p->draining)
+		return;
+	if (now < pool->retry_at_ms) {
+		loop_timer_start(pool->refill, pool->retry_at_ms - now);
+		return;
+	}
+	size_t target = pool_ready_target(pool);
+
+	/* Too many after a busy time: the oldest go, one per turn. */
+	if (pool->ready_count > target + 1 + target / 4)
+		sandbox_destroy(list_first(&pool->ready, struct sandbox, list));
+	target += pool->waiting_count;
+	while (pool->ready_count + pool->making < target &&
+	       p->starting < (size_t)p->config.starting_max) {
+		if (pool->shell_count)
+			promote_shell(pool);
+		else if (make_sandbox(pool, true) < 0)
+			break;
+	}
+	/* Shells are for the time when the ready list runs dry; they never compete with it. */
+	while (pool->ready_count + pool->making >= target &&
+	       pool->shell_count + pool->making_shells < (size_t)p->config.shells &&
+	       p->starting < (size_t)p->config.starting_max)
+		if (make_sandbox(pool, false) < 0)
+			break;
+	/* Demand fades with time: look again. */
+	loop_timer_start(pool->refill, 1000);
+}
+
+void pool_refill(struct pool *pool)
+{
+	/* People who wait are served in this turn; stock is kept up right after it, off the request's path. */
+	if (pool->waiting_count)
+		pool_refill_now(pool);
+	else
+		loop_timer_start(pool->refill, 0);
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sandbox/agent_frames.h"
+
+#include "base/own.h"
+
+#include <stdlib.h>
+
+/* Least size of one FILE_INFO: flag, size, time, empty path. */
+#define ENTRY_SIZE_MIN (1 + 8 + 8 + 4)
+
+bool agent_frame_header(const char *bytes, struct agent_frame *ret)
+{
+	struct wire_reader r = wire_reader(bytes, AGENT_HEADER_SIZE);
+
+	ret->len = wire_get_u32(&r);
+	uint8_t version = wire_get_u8(&r);
+
+	ret->type = wire_get_u8(&r);
+	uint16_t zero = wire_get_u16(&r);
+
+	ret->op = wire_get_u64(&r);
+	return version == AGENT_PROTO_VERSION && zero == 0 && ret->len <= AGENT_FRAME_MAX;
+}
+
+static bool get_value(struct wire_reader *r, struct agent_value *ret)
+{
+	uint8_t kind = wire_get_u8(r);
+
+	ret->data = wire_get_blob(r, AGENT_FRAME_MAX);
+	ret->kind = (enum kernel_value)kind;
+	return !r->bad && kind <= KERNEL_VALUE_IMAGE;
+}
+
+bool agent_frame_result(struct wire_reader *r, struct agent_result *ret)
+{
+	uint8_t status = wire_get_u8(r);
+
+	ret->status = (enum agent_exec_status)status;
+	ret->duration_us = wire_get_u64(r);
+	ret->stdout_dropped = wire_get_u64(r);
+	ret->stderr_dropped = wire_get_u64(r);
+	if (status > AGENT_RESULT_NOT_RUN || !get_value(r, &ret->value))
+		return false;
+	ret->out = wire_get_blob(r, AGENT_FRAME_MAX);
+	ret->err = wire_get_blob(r, AGENT_FRAME_MAX);
+	ret->error_name = wire_get_blob(r, AGENT_FRAME_MAX);
+	ret->error_text = wire_get_blob(r, AGENT_FRAME_MAX);
+	ret->traceback = wire_get_blob(r, AGENT_FRAME_MAX);
+	ret->display_count = wire_get_u32(r);
+	if (r->bad || ret->display_count > ARRAY_LEN(ret->displays))
+		return false;
+	for (size_t i = 0; i < ret->display_count; i++)
+		if (!get_value(r, &ret->displays[i]))
+			return false;
+	return wire_ok(r);
+}
+
+bool agent_frame_file(struct wire_reader *r, struct agent_file *ret)
+{
+	ret->directory = wire_get_u8(r) != 0;
+	ret->size = wire_get_u64(r);
+	ret->mtime_us = (int64_t)wire_get_u64(r);
+	ret->path = wire_get_blob(r, AGENT_PATH_MAX);
+	/* Times a person would not believe would not fit the text of a date either. */
+	if (ret->mtime_us < 0 || ret->mtime_us > 253402300799000000)
+		ret->mtime_us = 0;
+	return !r->bad;
+}
+
+bool agent_frame_entries(struct wire_reader *r, struct agent_file **ret, size_t *ret_count, bool *ret_more)
+{
+	*ret_more = wire_get_u8(r) != 0;
+	uint32_t count = wire_get_u32(r);
+
+	if (r->bad || count > r->left / ENTRY_SIZE_MIN)
+		return false;
+	OWNED_MEM struct agent_file *files = calloc((size_t)count + 1, sizeof(*files));
+
+	if (!files)
+		return false;
+	for (uint32_t i = 0; i < count; i++)
+		if (!agent_frame_file(r, &files[i]))
+			return false;
+	if (!wire_ok(r))
+		return false;
+	*ret = take_ptr(files);
+	*ret_count = count;
+	return true;
+}
+
+bool agent_frame_error(struct wire_reader *r, struct err *ret)
+{
+	uint32_t code = wire_get_u32(r);
+	struct str msg = wire_get_blob(r, AGENT_FRAME_MAX);
+	char text[ERR_MSG_MAX];
+	size_t len = msg.len < sizeof(text) - 1 ? msg.len : sizeof(text) - 1;
+
+	if (!wire_ok(r))
+		return false;
+	for (size_t i = 0; i < len; i++)
+		text[i] = msg.ptr[i] >= 0x20 && msg.ptr[i] < 0x7f ? msg.ptr[i] : '?';
+	text[len] = '\0';
+	if (code == ERR_NONE || code >= ERR_CODE_MAX)
+		code = ERR_INTERNAL;
+	err_set(ret, (enum err_code)code, "%s", text);
+	return true;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * agent_frames: parsers of what an agent sends, without a connection, so that they can be fuzzed.
+ * Each returns false for a malformed frame; views point into the frame.
+ */
+
+#include "base/wire.h"
+#include "sandbox/agent_link.h"
+
+struct agent_frame {
+	uint32_t len;
+	uint8_t type;
+	uint64_t op;
+};
+
+/** agent_frame_header: of AGENT_HEADER_SIZE bytes; checks version and size. */
+bool agent_frame_header(const char *bytes, struct agent_frame *ret);
+bool agent_frame_result(struct wire_reader *r, struct agent_result *ret);
+bool agent_frame_file(struct wire_reader *r, struct agent_file *ret);
+/** agent_frame_entries: the array is malloc'ed (caller frees), its size bounded by the frame's. */
+bool agent_frame_entries(struct wire_reader *r, struct agent_file **ret, size_t *ret_count, bool *ret_more);
+/** agent_frame_error: unknown codes become ERR_INTERNAL; bytes that are not printable become '?'. */
+bool agent_frame_error(struct wire_reader *r, struct err *ret);

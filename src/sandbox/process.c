@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sandbox/backend.h"
+
+#include "base/fdio.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/own.h"
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One request on its way to the jailer. */
+struct call {
+	struct map_node node; /* by tag */
+	struct list unsent; /* the socket was full */
+	struct jailer_request rq;
+	void *arg;
+	backend_done_fn done;
+	backend_kernel_fn kernel_done;
+	backend_list_fn list_done;
+	void (*stats_done)(void *arg, const struct jailer_stats *stats, const struct err *e);
+	char (*sids)[JAILER_SID_SIZE]; /* LIST: what earlier packets brought */
+	size_t sid_count;
+};
+
+struct process_backend {
+	struct backend base;
+	int fd;
+	const char *sockets_dir;
+	struct loop_watch *watch;
+	struct map calls;
+	struct list unsent;
+	uint32_t next_tag;
+	bool lost;
+};
+
+static struct process_backend *self(struct backend *b)
+{
+	return container_of(b, struct process_backend, base);
+}
+
+static void call_free(struct process_backend *p, struct call *c)
+{
+	map_remove(&p->calls, &c->node);
+	list_remove(&c->unsent);
+	free(c->sids);
+	free(c);
+}
+
+static void call_end(struct process_backend *p, struct call *c, const struct jailer_reply *reply, int fd,
+		     const struct err *e)
+{
+	struct call copy = *c;
+
+	c->sids = NULL;
+	call_free(p, c);
+	if (copy.kernel_done) {
+		copy.kernel_done(copy.arg, e->code == ERR_NONE ? fd : -1, e);
+		if (e->code != ERR_NONE && fd >= 0)
+			close(fd);
+	} else if (fd >= 0) {
+		close(fd);
+	}
+	if (copy.done)
+		copy.done(copy.arg, e);
+	if (copy.stats_done)
+		copy.stats_done(copy.arg, reply ? &reply->stats : NULL, e);
+	if (copy.list_done) {
+		const char **sids = calloc(copy.sid_count + 1, sizeof(*sids));
+
+		for (size_t i = 0; sids && i < copy.sid_count; i++)
+			sids[i] = copy.sids[i];
+		copy.list_done(copy.arg, sids, sids ? copy.sid_count : 0, e);
+		free(sids);
+	}
+	free(copy.sids);
+}
+
+static void fail_all(struct process_backend *p, const struct err *e)
+{
+	struct list failed;
+
+	/* The calls there are now; what their callbacks start anew is not among them. */
+	list_init(&failed);
+	for (struct map_node *n; (n = map_next(&p->calls, NULL));) {
+		struct call *c = container_of(n, struct call, node);
+
+		map_remove(&p->calls, n);
+		list_remove(&c->unsent);
+		list_add_tail(&failed, &c->unsent);
+	}
+	while (!list_empty(&failed))
+		call_end(p, list_first(&failed, struct call, unsent), NULL, -1, e);
+}
+
+static void set_events(struct process_backend *p)
+{
+	loop_watch_set(p->watch, LOOP_READ | (list_empty(&p->unsent) ? 0 : LOOP_WRITE));
+}
+
+static void flush(struct process_backend *p)
+{
+	list_each(&p->unsent, struct call, unsent, c) {
+		if (fd_send(p->fd, &c->rq, sizeof(c->rq), NULL, 0) < 0)
+			break; /* EAGAIN; other errors come back as the end of the socket */
+		list_remove(&c->unsent);
+	}
+	set_events(p);
+}
+
+static struct call *call_new(struct process_backend *p, enum jailer_op op, const char *sid, void *arg)
+{
+	struct call *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	if (++p->next_tag == 0)
+		p->next_tag = 1;
+	c->rq.version = JAILER_PROTO_VERSION;
+	c->rq.op = (uint16_t)op;
+	c->rq.tag = p->next_tag;
+	c->arg = arg;
+	list_init(&c->unsent);
+	if (sid)
+		snprintf(c->rq.sid, sizeof(c->rq.sid), "%s", sid);
+	if (map_put(&p->calls, &c->node, (struct str){ (char *)&c->rq.tag, sizeof(c->rq.tag) }) < 0) {
+		free(c);
+		return NULL;
+	}
+	return c;
+}
+
+/* Callbacks never run inside the verb that made the call. */
+static void fail_later(void *arg)
+{
+	struct process_backend *p = arg;
+	struct err e = ERR_INIT;
+
+	err_set(&e, ERR_UNAVAILABLE, "the jailer is gone");
+	fail_all(p, &e);
+}
+
+static void call_send(struct process_backend *p, struct call *c)
+{
+	if (p->lost) {
+		loop_later(fail_later, p);
+		return;
+	}
+	list_add_tail(&p->unsent, &c->unsent);
+	flush(p);
+}
+
+static void take_list(struct process_backend *p, struct call *c, const struct jailer_reply *reply)
+{
+	size_t count = reply->list_count <= JAILER_LIST_MAX ? reply->list_count : 0;
+	void *grown = realloc(c->sids, (c->sid_count + count + 1) * JAILER_SID_SIZE);
+	struct err none = ERR_INIT;
+
+	if (grown) {
+		c->sids = grown;
+		memcpy(c->sids + c->sid_count, reply->sids, count * JAILER_SID_SIZE);
+		c->sid_count += count;
+	}
+	if (!reply->list_more || !count || !grown) {
+		call_end(p, c, reply, -1, &none);
+		return;
+	}
+	c->rq.offset = (uint32_t)c->sid_count;
+	call_send(p, c);
+}
+
+static void take_reply(struct process_backend *p, struct jailer_reply *reply, int fd)
+{
+	struct map_node *n = map_get(&p->calls, (struct str){ (char *)&reply->tag, sizeof(reply->tag) });
+
+	reply->err.msg[sizeof(reply->err.msg) - 1] = '\0';
+	if (reply->op == JAILER_RESTARTED && reply->tag == 0) {
+		struct err e = ERR_INIT;
+
+		if (reply->err.code != ERR_NONE) {
+			p->lost = true;
+			p->base.lost(p->base.arg, &reply->err);
+			return;
+		}
+		err_set(&e, ERR_UNAVAILABLE, "the jailer was restarted; try again");
+		fail_all(p, &e);
+		p->base.restarted(p->base.arg);
+		return;
+	}
+	if (!n) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	struct call *c = container_of(n, struct call, node);
+
+	if (c->rq.op == JAILER_LIST && reply->err.code == ERR_NONE)
+		take_list(p, c, reply);
+	else
+		call_end(p, c, reply, fd, &reply->err);
+}
+
+static void readable(void *arg, int events)
+{
+	struct process_backend *p = arg;
+
+	if (events & LOOP_WRITE)
+		flush(p);
+	for (int i = 0; i < 64 && (events & LOOP_READ); i++) {
+		struct jailer_reply reply;
+		int fd = -1;
+		size_t fds = 1;
+		ssize_t n = fd_recv(p->fd, &reply, sizeof(reply), &fd, &fds);
+
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n != (ssize_t)sizeof(reply) || reply.version != JAILER_PROTO_VERSION) {
+			struct err e = ERR_INIT;
+
+			err_set(&e, ERR_UNAVAILABLE, "the jailer has ended");
+			loop_watch_set(p->watch, 0);
+			p->lost = true;
+			fail_all(p, &e);
+			p->base.lost(p->base.arg, &e);
+			return;
+		}
+		take_reply(p, &reply, fds ? fd : -1);
+	}
+}
+
+static void no_memory(struct err *e)
+{
+	err_set(e, ERR_NOMEM, "out of memory");
+}
+
+static void process_load_image(struct backend *b, const char *image, backend_done_fn done, void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_IMAGE, NULL, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, &e);
+		return;
+	}
+	snprintf(c->rq.image, sizeof(c->rq.image), "%s", image);
+	c->done = done;
+	call_send(self(b), c);
+}
+
+static void process_create(struct backend *b, const struct sandbox_spec *spec, backend_done_fn done, void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_CREATE, spec->sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, &e);
+		return;
+	}
+	snprintf(c->rq.image, sizeof(c->rq.image), "%s", spec->image);
+	c->rq.limits = spec->limits;
+	c->done = done;
+	call_send(self(b), c);
+}
+
+static void process_start_kernel(struct backend *b, const char *sid, backend_kernel_fn done, void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_START_KERNEL, sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, -1, &e);
+		return;
+	}
+	c->kernel_done = done;
+	call_send(self(b), c);
+}
+
+static void process_destroy(struct backend *b, const char *sid, backend_done_fn done, void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_DESTROY, sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, &e);
+		return;
+	}
+	c->done = done;
+	call_send(self(b), c);
+}
+
+static void process_list(struct backend *b, backend_list_fn done, void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_LIST, NULL, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, NULL, 0, &e);
+		return;
+	}
+	c->list_done = done;
+	call_send(self(b), c);
+}
+
+static void process_stats(struct backend *b, const char *sid,
+			  void (*done)(void *arg, const struct jailer_stats *stats, const struct err *e),
+			  void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_STATS, sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, NULL, &e);
+		return;
+	}
+	c->stats_done = done;
+	call_send(self(b), c);
+}
+
+static int process_connect(struct backend *b, const char *sid, struct err *e)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/%s.sock", self(b)->sockets_dir, sid);
+	return fd_unix_connect(path, e);
+}
+
+static void process_free(struct backend *b)
+{
+	struct process_backend *p = self(b);
+
+	while (map_next(&p->calls, NULL))
+		call_free(p, container_of(map_next(&p->calls, NULL), struct call, node));
+	map_done(&p->calls);
+	loop_watch_free(p->watch);
+	close(p->fd);
+	free(p);
+}
+
+static const struct backend_ops process_ops = {
+	.name = "process",
+	.load_image = process_load_image,
+	.create = process_create,
+	.start_kernel = process_start_kernel,
+	.destroy = process_destroy,
+	.list = process_list,
+	.stats = process_stats,
+	.connect = process_connect,
+	.free = process_free,
+};
+
+struct backend *process_backend_new(int jailer_fd, const char *sockets_dir, struct err *e)
+{
+	struct process_backend *p = calloc(1, sizeof(*p));
+
+	if (!p) {
+		no_memory(e);
+		return NULL;
+	}
+	p->base.ops = &process_ops;
+	p->fd = jailer_fd;
+	p->sockets_dir = sockets_dir;
+	map_init(&p->calls);
+	list_init(&p->unsent);
+	fd_set_nonblock(jailer_fd, true);
+	p->watch = loop_watch_new(jailer_fd, readable, p);
+	if (!p->watch) {
+		err_set(e, ERR_SYSTEM, "watch the jailer");
+		free(p);
+		return NULL;
+	}
+	loop_watch_set(p->watch, LOOP_READ);
+	return &p->base;
+}

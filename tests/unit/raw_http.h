@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * raw_http: an HTTP client of one connection over a raw socket, for tests that care for bytes. It lives in a
+ * forked child, while the server runs under the loop of the parent: CHECK() ends the process. The includer
+ * creates `watchdog` and has child_done called for SIGCHLD. To be included after cmocka.h.
+ */
+
+#include "loop/loop.h"
+
+#include <arpa/inet.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define HAVE_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAVE_ASAN 1
+#endif
+#endif
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #x);                    \
+			_exit(1);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+struct conn {
+	int fd;
+	char in[200000];
+	size_t len;
+};
+
+struct reply {
+	int status;
+	char head[8192];
+	char *body;
+	size_t len;
+};
+
+static struct conn conn;
+static struct reply reply;
+
+static void dial(uint16_t port)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct timeval limit = { 10, 0 };
+
+	if (conn.fd > 0)
+		close(conn.fd);
+	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	conn.fd = socket(AF_INET, SOCK_STREAM, 0);
+	conn.len = 0;
+	setsockopt(conn.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	CHECK(connect(conn.fd, (struct sockaddr *)&sa, sizeof(sa)) == 0);
+}
+
+static void put_n(const char *data, size_t len)
+{
+	while (len) {
+		ssize_t n = send(conn.fd, data, len, MSG_NOSIGNAL);
+
+		CHECK(n > 0);
+		data += n;
+		len -= (size_t)n;
+	}
+}
+
+static void put(const char *text)
+{
+	put_n(text, strlen(text));
+}
+
+/* Reads on; false at the end. */
+static bool fill(void)
+{
+	CHECK(conn.len < sizeof(conn.in));
+	ssize_t n = recv(conn.fd, conn.in + conn.len, sizeof(conn.in) - conn.len, 0);
+
+	CHECK(n >= 0);
+	conn.len += (size_t)n;
+	return n > 0;
+}
+
+static void eat(size_t n)
+{
+	memmove(conn.in, conn.in + n, conn.len - n);
+	conn.len -= n;
+}
+
+static bool at_end(void)
+{
+	return !conn.len && !fill();
+}
+
+/* Status and headers of the next reply. */
+static void get_head(void)
+{
+	char *end;
+
+	while (!(end = memmem(conn.in, conn.len, "\r\n\r\n", 4)))
+		CHECK(fill());
+	size_t n = (size_t)(end - conn.in) + 4;
+
+	CHECK(n < sizeof(reply.head));
+	memcpy(reply.head, conn.in, n);
+	reply.head[n] = '\0';
+	eat(n);
+	CHECK(sscanf(reply.head, "HTTP/1.1 %d", &reply.status) == 1);
+	if (reply.status != 100)
+		CHECK(strcasestr(reply.head, "\r\nx-ms-request-id: "));
+}
+
+static bool has(const char *header)
+{
+	return strcasestr(reply.head, header) != NULL;
+}
+
+static size_t chunk_size(void)
+{
+	char *end;
+
+	while (!(end = memmem(conn.in, conn.len, "\r\n", 2)))
+		CHECK(fill());
+	size_t n = end == conn.in ? 0 : strtoul(conn.in, NULL, 16);
+
+	eat((size_t)(end - conn.in) + 2);
+	return n;
+}
+
+static void take_body(size_t n, bool keep)
+{
+	if (keep)
+		reply.body = realloc(reply.body, reply.len + n + 1);
+	while (n) {
+		if (!conn.len)
+			CHECK(fill());
+		size_t now = conn.len < n ? conn.len : n;
+
+		for (size_t i = 0; !keep && i < now; i++)
+			CHECK(conn.in[i] == (char)('a' + (reply.len + i) % 23));
+		if (keep)
+			memcpy(reply.body + reply.len, conn.in, now);
+		reply.len += now;
+		eat(now);
+		n -= now;
+	}
+	if (keep)
+		reply.body[reply.len] = '\0';
+}
+
+/* A whole reply. The body is kept, or (large ones) compared with the pattern of /download. */
+static int get_reply(bool keep)
+{
+	char *length;
+
+	get_head();
+	reply.len = 0;
+	take_body(0, true);
+	length = strcasestr(reply.head, "\r\nContent-Length: ");
+	if (length) {
+		take_body(strtoul(length + 18, NULL, 10), keep);
+	} else if (has("Transfer-Encoding: chunked")) {
+		size_t n;
+
+		while ((n = chunk_size())) {
+			take_body(n, keep);
+			CHECK(chunk_size() == 0); /* the line break after the chunk */
+		}
+		CHECK(chunk_size() == 0);
+	}
+	return reply.status;
+}
+
+static int ask(const char *request)
+{
+	put(request);
+	return get_reply(true);
+}
+
+static bool said(const char *text)
+{
+	return strcmp(reply.body, text) == 0;
+}
+
+static bool error_code(const char *code)
+{
+	char body[100];
+	char head[100];
+
+	snprintf(body, sizeof(body), "{\"error\":{\"code\":\"%s\",\"message\":\"", code);
+	snprintf(head, sizeof(head), "\r\nx-ms-error-code: %s\r\n", code);
+	return strncmp(reply.body, body, strlen(body)) == 0 && strstr(reply.body, "\"traceId\":\"") &&
+	       has(head) && has("\r\nContent-Type: application/json");
+}
+
+/* ---- running a client ---- */
+
+static struct loop_timer *watchdog;
+static int client_status;
+
+static void child_done(int signum)
+{
+	(void)signum;
+	if (waitpid(-1, &client_status, WNOHANG) > 0)
+		loop_stop();
+}
+
+static void too_slow(void *arg)
+{
+	(void)arg;
+	fprintf(stderr, "the client hangs\n");
+	client_status = -1;
+	loop_stop();
+}
+
+static void run_client(void **state)
+{
+	void (*fn)(void) = *(void (**)(void))*state;
+	pid_t pid = fork();
+
+	if (!pid) {
+		fn();
+		_exit(0);
+	}
+	client_status = -1;
+	loop_timer_start(watchdog, 120000);
+	loop_run();
+	loop_timer_stop(watchdog);
+	assert_int_equal(client_status, 0);
+}
+
+/** client: the row of client_<fn>() in a table of tests. */
+#define client(fn)                                                                                 \
+	{                                                                                          \
+		#fn, run_client, NULL, NULL, &(void (*)(void)){ client_##fn }                      \
+	}
