@@ -8,10 +8,10 @@
  *
  *   zygote ──vfork──▶ go-between ──fork──▶ kernel
  *
- * The zygote points its children at the sandbox's PID namespace, so the go-between (which shares the
- * zygote's memory and only forks and exits) and the kernel are born inside it. When the go-between
- * exits, the kernel becomes a child of the sandbox's PID 1: the agent reaps it and knows how it ended, and
- * nothing of a sandbox depends on the zygote's life. Page tables are copied once.
+ * The zygote points its children at the sandbox's PID namespace, so the go-between (which shares
+ * the zygote's memory and only forks and exits) and the kernel are born inside it. When the
+ * go-between exits, the kernel becomes a child of the sandbox's PID 1: the agent reaps it and knows
+ * how it ended, and nothing of a sandbox depends on the zygote's life. Page tables are copied once.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -39,7 +39,7 @@
 #include <unistd.h>
 
 #define KERNEL_SOCK_FD 100
-#define DRIVER_DIR L"/opt/bivouac"
+#define DRIVER_DIR     L"/opt/bivouac"
 
 static PyObject *serve_fn;
 static int own_pid_ns_fd;
@@ -124,7 +124,8 @@ static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
 	if (setns(fds[0], CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
 				  CLONE_NEWCGROUP) < 0)
 		return err_sys(e, "enter namespaces");
-	/* SECURITY: of all descriptors only the socket to the agent goes on, and the filter until it is loaded. */
+	/* SECURITY: of all descriptors only the socket to the agent goes on, and the filter until
+	 * it is loaded. */
 	if (dup3(fds[1], KERNEL_SOCK_FD, O_CLOEXEC) < 0 ||
 	    dup3(ZYGOTE_FILTER_FD, KERNEL_SOCK_FD + 1, O_CLOEXEC) < 0 ||
 	    syscall(SYS_close_range, 3, KERNEL_SOCK_FD - 1, 0) < 0 ||
@@ -186,7 +187,8 @@ static int fork_kernel(const int *fds, size_t fd_count, struct err *e)
 	int vfork_errno = errno;
 
 	PyOS_AfterFork_Parent();
-	/* Reaped at once: a sandbox whose PID 1 dies waits for every process that was born in it. */
+	/* Reaped at once: a sandbox whose PID 1 dies waits for every process that
+	 * was born in it. */
 	while (between > 0 && waitpid(between, &status, 0) < 0 && errno == EINTR)
 		;
 	if (setns(own_pid_ns_fd, CLONE_NEWPID) < 0) {
@@ -197,7 +199,8 @@ static int fork_kernel(const int *fds, size_t fd_count, struct err *e)
 	if (between < 0)
 		return err_sys(e, "fork");
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		return err_set(e, ERR_UNAVAILABLE, "fork in the sandbox failed (status %d)", status);
+		return err_set(e, ERR_UNAVAILABLE, "fork in the sandbox failed (status %d)",
+			       status);
 	return 0;
 }
 
@@ -215,8 +218,8 @@ static int serve_jailer(void)
 		struct zygote_reply reply = { .tag = rq.tag };
 
 		if (n != (ssize_t)sizeof(rq) || fd_count != 2 + (size_t)rq.cgroup_fds)
-			err_set(&reply.err, ERR_PROTOCOL, "request of %zd bytes, %zu descriptors", n,
-				fd_count);
+			err_set(&reply.err, ERR_PROTOCOL, "request of %zd bytes, %zu descriptors",
+				n, fd_count);
 		else
 			fork_kernel(fds, fd_count, &reply.err);
 		for (size_t i = 0; i < fd_count; i++)
@@ -232,7 +235,8 @@ int main(void)
 	struct zygote_reply ready = { 0 };
 	int64_t started = clock_mono_ns();
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* exec of a file with other rights would have cleared it */
+	prctl(PR_SET_PDEATHSIG,
+	      SIGKILL); /* exec of a file with other rights would have cleared it */
 	fcntl(ZYGOTE_SOCK_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(ZYGOTE_FILTER_FD, F_SETFD, FD_CLOEXEC);
 	own_pid_ns_fd = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
@@ -242,7 +246,8 @@ int main(void)
 	if (ready.err.code == ERR_NONE && start_python(&ready.err) == 0)
 		check_single_thread(&ready.err);
 	ready.duration_us = (uint64_t)((clock_mono_ns() - started) / 1000);
-	if (fd_send(ZYGOTE_SOCK_FD, &ready, sizeof(ready), NULL, 0) < 0 || ready.err.code != ERR_NONE)
+	if (fd_send(ZYGOTE_SOCK_FD, &ready, sizeof(ready), NULL, 0) < 0 ||
+	    ready.err.code != ERR_NONE)
 		return 1;
 	return serve_jailer();
 }

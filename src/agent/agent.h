@@ -4,10 +4,10 @@
 /**
  * agent: PID 1 of a sandbox, one static program, one thread, one epoll loop.
  *
- * It serves one daemon connection at a time, runs executions in the sandbox's kernel, and reads and writes
- * files below /mnt/data. It holds no right that the sandbox's code does not hold; what it adds is that it cannot
- * be touched from inside (PID 1 takes no signals from its namespace, it is not dumpable) and that it
- * survives the kernel, the daemon and the jailer.
+ * It serves one daemon connection at a time, runs executions in the sandbox's kernel, and reads and
+ * writes files below /mnt/data. It holds no right that the sandbox's code does not hold; what it
+ * adds is that it cannot be touched from inside (PID 1 takes no signals from its namespace, it is
+ * not dumpable) and that it survives the kernel, the daemon and the jailer.
  */
 
 #include "base/agent_proto.h"
@@ -20,14 +20,15 @@
 #include <sys/types.h>
 
 #define AGENT_LISTEN_FD 3
-#define AGENT_OOM_FD 4
-/** Between the interrupt of an overdue cell and the kill of its kernel; goal: a timeout holds to ± 50 ms. */
+#define AGENT_OOM_FD    4
+/** Between the interrupt of an overdue cell and the kill of its kernel; goal: a timeout holds to ±
+ * 50 ms. */
 #define AGENT_TIMEOUT_GRACE_MS 30
-#define AGENT_CANCEL_GRACE_MS 500
-#define AGENT_KERNEL_START_MS 20000
+#define AGENT_CANCEL_GRACE_MS  500
+#define AGENT_KERNEL_START_MS  20000
 /** Displays of one execution, and all their bytes. */
-#define AGENT_DISPLAYS_MAX 32
-#define AGENT_CODE_MAX (8u * 1024 * 1024)
+#define AGENT_DISPLAYS_MAX  32
+#define AGENT_CODE_MAX      (8u * 1024 * 1024)
 #define AGENT_TRACEBACK_MAX (64u * 1024)
 
 enum agent_event {
@@ -45,8 +46,8 @@ struct agent_conn {
 	struct buf in;
 	struct buf out;
 	int passed_fd; /* came with the bytes in `in`, -1 none */
-	bool writing; /* EPOLLOUT is armed */
-	bool broken; /* shut down; closed when the event comes */
+	bool writing;  /* EPOLLOUT is armed */
+	bool broken;   /* shut down; closed when the event comes */
 };
 
 /** One stream of an execution: what is kept, and how much there was. */
@@ -63,7 +64,7 @@ struct agent_exec {
 	int64_t started_ns;
 	uint32_t result_max;
 	enum agent_exec_status ending; /* OK, or why it is being interrupted */
-	struct buf displays; /* u8 kind, blob, … as in EXEC_DONE */
+	struct buf displays;           /* u8 kind, blob, … as in EXEC_DONE */
 	uint32_t display_count;
 	unsigned long long oom_kills; /* at the start */
 };
@@ -135,7 +136,8 @@ void exec_ack(struct agent *a, uint64_t op);
 void exec_resend(struct agent *a);
 /** exec_display: one DISPLAY frame of the kernel. */
 void exec_display(struct agent *a, struct str frame);
-/** exec_finish: builds and sends EXEC_DONE. done_frame is the kernel's DONE payload, empty if it had none. */
+/** exec_finish: builds and sends EXEC_DONE. done_frame is the kernel's DONE payload, empty if it
+ * had none. */
 void exec_finish(struct agent *a, enum agent_exec_status status, struct str done_frame,
 		 const char *error_text);
 unsigned long long exec_oom_kills(void);

@@ -21,8 +21,8 @@ static void conn_close(struct agent *a)
 }
 
 /*
- * Ends the connection from inside a frame handler, whose callers still hold operations of it: nothing is
- * freed here, the end of the socket comes back as an event.
+ * Ends the connection from inside a frame handler, whose callers still hold operations of it:
+ * nothing is freed here, the end of the socket comes back as an event.
  */
 static void conn_break(struct agent *a)
 {
@@ -37,7 +37,8 @@ void conn_accept(struct agent *a)
 
 	if (fd < 0)
 		return;
-	/* SECURITY: only the daemon's user can reach the socket's path. The newest connection is the living daemon. */
+	/* SECURITY: only the daemon's user can reach the socket's path. The newest connection is
+	 * the living daemon. */
 	conn_close(a);
 	a->conn.fd = fd;
 	agent_watch(a, fd, EVENT_CONN, EPOLLIN, true);

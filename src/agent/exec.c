@@ -144,7 +144,8 @@ static bool parse_done(struct str frame, struct done_frame *ret)
 	return wire_ok(&r) && ret->status <= KERNEL_INTERRUPTED && ret->kind <= KERNEL_VALUE_IMAGE;
 }
 
-void exec_finish(struct agent *a, enum agent_exec_status status, struct str frame, const char *error_text)
+void exec_finish(struct agent *a, enum agent_exec_status status, struct str frame,
+		 const char *error_text)
 {
 	static const char too_large[] = "<value too large to return>";
 	struct agent_exec *x = &a->exec;

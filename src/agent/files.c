@@ -31,8 +31,9 @@ struct file_op {
 };
 
 /*
- * SECURITY: every path from outside is opened here and only here: relative to /mnt/data, never leaving it by "..", by an
- * absolute or magic link, or onto another mount, whatever the sandbox's code does to the tree at the same time.
+ * SECURITY: every path from outside is opened here and only here: relative to /mnt/data, never
+ * leaving it by "..", by an absolute or magic link, or onto another mount, whatever the sandbox's
+ * code does to the tree at the same time.
  */
 static int open_beneath(struct agent *a, const char *path, uint64_t flags, mode_t mode)
 {
@@ -68,7 +69,8 @@ static int take_path(struct str s, bool allow_root, char path[AGENT_PATH_MAX + 1
 
 		if (len == 0 || len > NAME_MAX || (len == 1 && p[0] == '.') ||
 		    (len == 2 && p[0] == '.' && p[1] == '.'))
-			return err_set(e, ERR_INVALID, "file path has an empty, dot or overlong part");
+			return err_set(e, ERR_INVALID,
+				       "file path has an empty, dot or overlong part");
 		if (++depth > DEPTH_MAX)
 			return err_set(e, ERR_INVALID, "file path is deeper than %d", DEPTH_MAX);
 		p = slash ? slash + 1 : NULL;
@@ -83,10 +85,12 @@ static int file_err(struct err *e, const char *path)
 	case ENOTDIR:
 	case ELOOP:
 	case EXDEV:
-		return err_set(e, ERR_NO_FILE, "file '%.200s' does not exist below /mnt/data", path);
+		return err_set(e, ERR_NO_FILE, "file '%.200s' does not exist below /mnt/data",
+			       path);
 	case ENOSPC:
 	case EDQUOT:
-		return err_set(e, ERR_STORAGE_FULL, "the session's storage is full; delete files or raise dataSize");
+		return err_set(e, ERR_STORAGE_FULL,
+			       "the session's storage is full; delete files or raise dataSize");
 	case EISDIR:
 		return err_set(e, ERR_CONFLICT, "'%.200s' is a directory", path);
 	case ENOTEMPTY:
@@ -101,7 +105,8 @@ static void put_info(struct buf *b, const struct stat *st, const char *path)
 {
 	wire_put_u8(b, S_ISDIR(st->st_mode) ? 1 : 0);
 	wire_put_u64(b, S_ISDIR(st->st_mode) ? 4096 : (uint64_t)st->st_size);
-	wire_put_u64(b, (uint64_t)st->st_mtim.tv_sec * 1000000 + (uint64_t)st->st_mtim.tv_nsec / 1000);
+	wire_put_u64(b,
+		     (uint64_t)st->st_mtim.tv_sec * 1000000 + (uint64_t)st->st_mtim.tv_nsec / 1000);
 	wire_put_blob(b, str_from(path));
 }
 
@@ -166,7 +171,8 @@ struct listing {
 	struct buf todo; /* NUL-terminated paths */
 };
 
-static void list_one(struct agent *a, struct listing *l, const char *dir, const char *name, bool recursive)
+static void list_one(struct agent *a, struct listing *l, const char *dir, const char *name,
+		     bool recursive)
 {
 	char path[AGENT_PATH_MAX + NAME_MAX + 2];
 	struct stat st;
@@ -175,7 +181,8 @@ static void list_one(struct agent *a, struct listing *l, const char *dir, const 
 		return;
 	OWNED_FD int fd = open_beneath(a, path, O_PATH, 0);
 
-	/* Dangling links, links that lead out, and what is neither file nor directory are not there. */
+	/* Dangling links, links that lead out, and what is neither file nor directory are not
+	 * there. */
 	if (fd < 0 || fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
 		return;
 	if (l->count >= l->max) {
@@ -193,7 +200,8 @@ static void list_one(struct agent *a, struct listing *l, const char *dir, const 
 	}
 }
 
-static int list_directory(struct agent *a, struct listing *l, const char *dir, bool recursive, struct err *e)
+static int list_directory(struct agent *a, struct listing *l, const char *dir, bool recursive,
+			  struct err *e)
 {
 	int fd = open_beneath(a, dir, O_RDONLY | O_DIRECTORY | O_NONBLOCK, 0);
 
@@ -250,7 +258,8 @@ static void op_list(struct agent *a, uint64_t op, struct wire_reader *r)
 	buf_done(&l.todo);
 }
 
-static int open_regular(struct agent *a, const char *path, struct stat *st, bool data, struct err *e)
+static int open_regular(struct agent *a, const char *path, struct stat *st, bool data,
+			struct err *e)
 {
 	/* O_NONBLOCK: a FIFO must not hold us; fstat then refuses it. */
 	int fd = open_beneath(a, path, data ? O_RDONLY | O_NONBLOCK | O_NOCTTY : O_PATH, 0);
@@ -319,9 +328,11 @@ static int make_parents(struct agent *a, const char *path, struct err *e)
 
 			if (name)
 				*name = '\0';
-			OWNED_FD int up = open_beneath(a, name ? part : "", O_PATH | O_DIRECTORY, 0);
+			OWNED_FD int up =
+				open_beneath(a, name ? part : "", O_PATH | O_DIRECTORY, 0);
 
-			if (up < 0 || (mkdirat(up, name ? name + 1 : part, 0755) < 0 && errno != EEXIST))
+			if (up < 0 ||
+			    (mkdirat(up, name ? name + 1 : part, 0755) < 0 && errno != EEXIST))
 				return file_err(e, path);
 			if (name)
 				*name = '/';
@@ -361,7 +372,8 @@ static void op_write(struct agent *a, uint64_t op, struct wire_reader *r)
 	    make_parents(a, path, &e) == 0) {
 		OWNED_FD int dir = open_parent(a, path, &name, &e);
 
-		/* Nameless until complete: a listing never shows half a file, and a lost upload leaves nothing. */
+		/* Nameless until complete: a listing never shows half a file, and a lost upload
+		 * leaves nothing. */
 		if (dir >= 0) {
 			fd = openat(dir, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644);
 			if (fd < 0)
@@ -528,7 +540,8 @@ static bool pump_one(struct agent *a, struct file_op *f)
 		return false;
 	ssize_t n = want ? pread(f->fd, chunk, (size_t)want, (off_t)f->at) : 0;
 
-	/* A file that shrank ends early; the daemon then breaks the transfer off, as it promised a length. */
+	/* A file that shrank ends early; the daemon then breaks the transfer off, as it promised a
+	 * length. */
 	conn_send(a, AGENT_FILE_DATA, f->op, (struct str){ chunk, n > 0 ? (size_t)n : 0 });
 	if (n <= 0) {
 		op_free(a, f);

@@ -122,7 +122,8 @@ void kernel_output_event(struct agent *a, struct agent_output *o)
 
 		if (n <= 0) {
 			if (n == 0)
-				close_fd(&o->fd); /* every writer closed it; the kernel may live on */
+				close_fd(&o->fd); /* every writer closed it; the kernel may live on
+						   */
 			return;
 		}
 		if (!a->exec.running)
@@ -253,7 +254,8 @@ void kernel_event(struct agent *a, uint32_t events)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		/* Closed by its code, or its process is ending: either way it cannot serve any more. */
+		/* Closed by its code, or its process is ending: either way it cannot serve any
+		 * more. */
 		epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, k->sock, NULL);
 		if (k->pid > 1)
 			kill(-k->pid, SIGKILL);
@@ -275,9 +277,9 @@ static void kernel_died(struct agent *a, int status)
 	/* Its last words may still be in the socket and the pipes. */
 	for (int i = 0; i < 64 && k->sock >= 0; i++) {
 		size_t before = k->in.len;
-		ssize_t n = buf_reserve(&k->in, 65536) ?
-				    recv(k->sock, k->in.ptr + k->in.len, 65536, MSG_DONTWAIT) :
-				    0;
+		ssize_t n = buf_reserve(&k->in, 65536)
+				    ? recv(k->sock, k->in.ptr + k->in.len, 65536, MSG_DONTWAIT)
+				    : 0;
 
 		if (n <= 0)
 			break;

@@ -94,7 +94,8 @@ int main(void)
 {
 	static struct agent agent;
 
-	/* SECURITY: same user as the sandbox's code; not dumpable means no ptrace, no /proc/1/mem, no /proc/1/fd. */
+	/* SECURITY: same user as the sandbox's code; not dumpable means no ptrace, no /proc/1/mem,
+	 * no /proc/1/fd. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	fcntl(AGENT_LISTEN_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(AGENT_OOM_FD, F_SETFD, FD_CLOEXEC);

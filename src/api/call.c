@@ -48,16 +48,18 @@ static void forget_wait(void *arg)
 	c->wait = NULL;
 }
 
-static struct pool *find_pool(struct http_request *rq, const struct data_plane_config *config, struct err *e)
+static struct pool *find_pool(struct http_request *rq, const struct data_plane_config *config,
+			      struct err *e)
 {
 	struct str sub = http_param(rq, "sub");
 	struct str group = http_param(rq, "rg");
 	struct str name = http_param(rq, "pool");
 	char key[512];
 
-	int n = snprintf(key, sizeof(key),
-			 "/subscriptions/%.*s/resourcegroups/%.*s/providers/microsoft.app/sessionpools/%.*s",
-			 STR_ARG(sub), STR_ARG(group), STR_ARG(name));
+	int n = snprintf(
+		key, sizeof(key),
+		"/subscriptions/%.*s/resourcegroups/%.*s/providers/microsoft.app/sessionpools/%.*s",
+		STR_ARG(sub), STR_ARG(group), STR_ARG(name));
 
 	for (char *p = key; *p; p++)
 		if (*p >= 'A' && *p <= 'Z')
@@ -108,8 +110,9 @@ int call_identifier(struct call *c, struct err *e)
 {
 	c->identifier = http_param(c->rq, "identifier");
 	if (!c->identifier.len && !http_query(c->rq, "identifier", &c->identifier))
-		return err_set(e, ERR_INVALID,
-			       "The query parameter 'identifier' is missing: add ?identifier=<4 to 128 characters>.");
+		return err_set(
+			e, ERR_INVALID,
+			"The query parameter 'identifier' is missing: add ?identifier=<4 to 128 characters>.");
 	return identifier_check(c->identifier, e);
 }
 
@@ -147,11 +150,12 @@ void call_reply_json(struct call *c, int status, struct buf *b)
 }
 
 #define POOL_PATH "/subscriptions/{sub}/resourceGroups/{rg}/sessionPools/{pool}"
-#define WITH_ID POOL_PATH "/identifier/{identifier}"
-#define EXECUTE "sessions:execute"
-#define READ "sessions:read"
+#define WITH_ID   POOL_PATH "/identifier/{identifier}"
+#define EXECUTE   "sessions:execute"
+#define READ      "sessions:read"
 
-/* Each call twice: as the service has it, and with the identifier in the path as a page of its documentation had it. */
+/* Each call twice: as the service has it, and with the identifier in the path as a page of its
+ * documentation had it. */
 #define BOTH(method, path, handler, body, permission, summary)                                     \
 	{ method, POOL_PATH path, handler, body, permission, summary },                            \
 	{                                                                                          \
@@ -168,12 +172,14 @@ static const struct http_route routes[] = {
 	BOTH("POST", "/executions", execute_new, HTTP_BODY_BUFFER, EXECUTE, "Run code"),
 	BOTH("GET", "/executions/{id}", execution_get, HTTP_BODY_NONE, EXECUTE,
 	     "State and result of an execution"),
-	BOTH("POST", "/files/upload", files_upload, HTTP_BODY_STREAM, EXECUTE, "Upload files, old form"),
+	BOTH("POST", "/files/upload", files_upload, HTTP_BODY_STREAM, EXECUTE,
+	     "Upload files, old form"),
 	BOTH("POST", "/python/uploadFile", files_upload, HTTP_BODY_STREAM, EXECUTE,
 	     "Upload files, oldest form"),
 	BOTH("POST", "/files", files_upload, HTTP_BODY_STREAM, EXECUTE, "Upload a file"),
 	BOTH("GET", "/files", files_list, HTTP_BODY_NONE, EXECUTE, "List files"),
-	BOTH("GET", "/python/files", files_list, HTTP_BODY_NONE, EXECUTE, "List files, oldest form"),
+	BOTH("GET", "/python/files", files_list, HTTP_BODY_NONE, EXECUTE,
+	     "List files, oldest form"),
 	BOTH("GET", "/python/downloadFile", files_download_legacy, HTTP_BODY_NONE, EXECUTE,
 	     "Download a file, oldest form"),
 	BOTH("GET", "/files/{path*}", files_get, HTTP_BODY_NONE, EXECUTE,
@@ -181,13 +187,16 @@ static const struct http_route routes[] = {
 	BOTH("DELETE", "/files/{path*}", files_delete, HTTP_BODY_NONE, EXECUTE, "Delete a file"),
 	BOTH("GET", "/session", session_get, HTTP_BODY_NONE, EXECUTE, "A session"),
 	BOTH("DELETE", "/session", session_remove, HTTP_BODY_NONE, EXECUTE, "End a session"),
-	{ "GET", POOL_PATH "/listSessions", session_list, HTTP_BODY_NONE, READ, "All sessions of the pool" },
-	{ "GET", POOL_PATH "/metadata", pool_metadata, HTTP_BODY_NONE, READ, "What the pool's image has" },
+	{ "GET", POOL_PATH "/listSessions", session_list, HTTP_BODY_NONE, READ,
+	  "All sessions of the pool" },
+	{ "GET", POOL_PATH "/metadata", pool_metadata, HTTP_BODY_NONE, READ,
+	  "What the pool's image has" },
 	{ "POST", POOL_PATH "/.management/{action}", session_management, HTTP_BODY_BUFFER, EXECUTE,
 	  "getSession, listSessions" },
 };
 
-int data_plane_routes(const struct data_plane_config *config, struct http_server *server, struct err *e)
+int data_plane_routes(const struct data_plane_config *config, struct http_server *server,
+		      struct err *e)
 {
 	static struct data_plane_config kept;
 

@@ -2,11 +2,13 @@
 #pragma once
 
 /**
- * data_plane: the REST API of code-interpreter pools, all generations of it (azure-api.md §2, clients.md).
+ * data_plane: the REST API of code-interpreter pools, all generations of it (azure-api.md §2,
+ * clients.md).
  *
- * The path decides the call, `api-version` the shape of files calls, and absence of it is allowed. Old shape:
- * `code/execute`, `files/upload`…, replies wrapped in `properties`. New shape: `executions`, flat replies. The founding
- * document's form `…/identifier/{id}/code/execute` has a reply of its own.
+ * The path decides the call, `api-version` the shape of files calls, and absence of it is allowed.
+ * Old shape: `code/execute`, `files/upload`…, replies wrapped in `properties`. New shape:
+ * `executions`, flat replies. The founding document's form `…/identifier/{id}/code/execute` has a
+ * reply of its own.
  */
 
 #include "http/http.h"
@@ -14,12 +16,14 @@
 
 struct data_plane_config {
 	struct pools *pools;
-	/** metadata: JSON text for GET metadata of a container type ({"runtimes":…,"preInstalledPackages":…}). */
+	/** metadata: JSON text for GET metadata of a container type
+	 * ({"runtimes":…,"preInstalledPackages":…}). */
 	const char *(*metadata)(const char *container_type, void *arg);
 	void *metadata_arg;
-	size_t code_max; /* bytes of source in one execution */
+	size_t code_max;   /* bytes of source in one execution */
 	uint32_t list_max; /* entries of one listing */
 };
 
 /** data_plane_routes: config is copied. */
-int data_plane_routes(const struct data_plane_config *config, struct http_server *server, struct err *e);
+int data_plane_routes(const struct data_plane_config *config, struct http_server *server,
+		      struct err *e);

@@ -4,8 +4,8 @@
 #include <string.h>
 
 /*
- * A file on its way to a client. Constant memory: the agent sends at most a window ahead of what the client has
- * taken; what the response queue does not take waits in `held`.
+ * A file on its way to a client. Constant memory: the agent sends at most a window ahead of what
+ * the client has taken; what the response queue does not take waits in `held`.
  */
 struct download {
 	struct call *call;
@@ -34,7 +34,8 @@ static void finish_if_sent(struct download *d)
 		return;
 	d->ended = true;
 	if (d->left)
-		http_stream_abort(d->call->rq); /* the file shrank: a short body must not look like a whole one */
+		http_stream_abort(d->call->rq); /* the file shrank: a short body must not look like
+						   a whole one */
 	else
 		http_stream_end(d->call->rq);
 }
@@ -61,8 +62,8 @@ static void on_info(void *arg, const struct agent_file *f)
 	d->left = f->size;
 	d->streaming = true;
 	http_set_header(d->call->rq, "X-Content-Type-Options", "nosniff");
-	if (http_stream_begin(d->call->rq, 200, files_content_type(f->path), (int64_t)f->size, drained, d,
-			      &e) < 0) {
+	if (http_stream_begin(d->call->rq, 200, files_content_type(f->path), (int64_t)f->size,
+			      drained, d, &e) < 0) {
 		d->streaming = false;
 		call_fail(d->call, &e);
 	}

@@ -46,8 +46,10 @@ static int parse_type(struct execute_state *st, json_t *props, struct err *e)
 	json_t *v = json_find(props, "executionType");
 	const char *type = v && !json_is_null(v) ? json_string_value(v) : "Synchronous";
 
-	if (!type || (strcasecmp(type, "synchronous") != 0 && strcasecmp(type, "asynchronous") != 0))
-		return err_set(e, ERR_INVALID, "executionType '%.40s' is unknown: use Synchronous or Asynchronous.",
+	if (!type ||
+	    (strcasecmp(type, "synchronous") != 0 && strcasecmp(type, "asynchronous") != 0))
+		return err_set(e, ERR_INVALID,
+			       "executionType '%.40s' is unknown: use Synchronous or Asynchronous.",
 			       type ? type : "(not a string)");
 	snprintf(st->type, sizeof(st->type), "%s", type);
 	st->params.execution_type = st->type;
@@ -65,16 +67,18 @@ static int parse_code(struct execute_state *st, json_t *props, struct err *e)
 	if (!code)
 		code = json_find(props, "pythonCode");
 	if (!code)
-		return err_set(e, ERR_PROPERTY_MISSING,
-			       "The property 'code' is missing from the request body (looked at the top level and in "
-			       "'properties').");
+		return err_set(
+			e, ERR_PROPERTY_MISSING,
+			"The property 'code' is missing from the request body (looked at the top level and in "
+			"'properties').");
 	if (!json_is_string(code))
 		return err_set(e, ERR_INVALID, "The property 'code' must be a string.");
 	if (!input || (strcasecmp(input, "inline") != 0 && strcasecmp(input, "inlinetext") != 0 &&
 		       strcasecmp(input, "inlinebase64") != 0))
-		return err_set(e, ERR_INVALID,
-			       "codeInputType '%.40s' is unknown: use Inline, InlineText or InlineBase64.",
-			       input ? input : "(not a string)");
+		return err_set(
+			e, ERR_INVALID,
+			"codeInputType '%.40s' is unknown: use Inline, InlineText or InlineBase64.",
+			input ? input : "(not a string)");
 	st->params.code = (struct str){ json_string_value(code), json_string_length(code) };
 	if (strcasecmp(input, "inlinebase64") == 0) {
 		struct buf b;
@@ -89,10 +93,12 @@ static int parse_code(struct execute_state *st, json_t *props, struct err *e)
 		}
 		buf_done(&b);
 		if (!ok)
-			return err_set(e, ERR_INVALID, "The property 'code' is not base64 of UTF-8 text.");
+			return err_set(e, ERR_INVALID,
+				       "The property 'code' is not base64 of UTF-8 text.");
 	}
 	if (st->params.code.len > st->call->config->code_max)
-		return err_set(e, ERR_TOO_LARGE, "The code has %zu bytes; the limit is %zu. Upload it as a file.",
+		return err_set(e, ERR_TOO_LARGE,
+			       "The code has %zu bytes; the limit is %zu. Upload it as a file.",
 			       st->params.code.len, st->call->config->code_max);
 	if (memchr(st->params.code.ptr, '\0', st->params.code.len))
 		return err_set(e, ERR_INVALID, "The property 'code' contains a NUL character.");
@@ -100,8 +106,8 @@ static int parse_code(struct execute_state *st, json_t *props, struct err *e)
 }
 
 /* A number, or text of one, of the first of two names that is there; fallback if neither is. */
-static int parse_number(json_t *props, const char *name, const char *alias, double fallback, double max,
-			double *ret, struct err *e)
+static int parse_number(json_t *props, const char *name, const char *alias, double fallback,
+			double max, double *ret, struct err *e)
 {
 	json_t *v = json_find(props, name);
 
@@ -113,14 +119,15 @@ static int parse_number(json_t *props, const char *name, const char *alias, doub
 	if (!v || json_is_null(v))
 		return 0;
 	char *end = NULL;
-	double n = json_is_number(v) ? json_number_value(v) :
-		   json_is_string(v) ? strtod(json_string_value(v), &end) :
-				       -1;
+	double n = json_is_number(v)   ? json_number_value(v)
+		   : json_is_string(v) ? strtod(json_string_value(v), &end)
+				       : -1;
 
 	if (end && (*end || end == json_string_value(v)))
 		n = -1;
 	if (!(n > 0) || n > max)
-		return err_set(e, ERR_INVALID, "%s must be a number greater than 0 and at most %.0f.", name, max);
+		return err_set(e, ERR_INVALID,
+			       "%s must be a number greater than 0 and at most %.0f.", name, max);
 	*ret = n;
 	return 0;
 }
@@ -135,7 +142,8 @@ static int parse_limits(struct execute_state *st, json_t *props, struct err *e)
 	double output;
 
 	if (parse_number(props, "timeoutInSeconds", "timeout",
-			 st->params.async ? 0 : spec->timeout_default_ms / 1000.0, max, &timeout_s, e) < 0 ||
+			 st->params.async ? 0 : spec->timeout_default_ms / 1000.0, max, &timeout_s,
+			 e) < 0 ||
 	    parse_number(props, "outputStreamsMaxLength", NULL, spec->output_max,
 			 pool_config(st->call->pool)->output_limit, &output, e) < 0)
 		return -1;
@@ -153,7 +161,8 @@ static int parse_body(struct execute_state *st, struct err *e)
 
 	st->body = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, &je);
 	if (!st->body)
-		return err_set(e, ERR_MALFORMED, "The request body is not valid JSON (line %d, column %d): %.160s.",
+		return err_set(e, ERR_MALFORMED,
+			       "The request body is not valid JSON (line %d, column %d): %.160s.",
 			       je.line, je.column, je.text);
 	if (!json_is_object(st->body))
 		return err_set(e, ERR_MALFORMED, "The request body must be a JSON object.");
@@ -163,10 +172,12 @@ static int parse_body(struct execute_state *st, struct err *e)
 	if (!json_is_object(props))
 		props = st->body;
 	if (word(props, "shellCommand"))
-		return err_set(e, ERR_NOT_SUPPORTED,
-			       "shellCommand needs a session pool of containerType Shell; this pool runs %s.",
-			       pool_spec(st->call->pool)->container_type);
-	if (parse_type(st, props, e) < 0 || parse_code(st, props, e) < 0 || parse_limits(st, props, e) < 0)
+		return err_set(
+			e, ERR_NOT_SUPPORTED,
+			"shellCommand needs a session pool of containerType Shell; this pool runs %s.",
+			pool_spec(st->call->pool)->container_type);
+	if (parse_type(st, props, e) < 0 || parse_code(st, props, e) < 0 ||
+	    parse_limits(st, props, e) < 0)
 		return -1;
 	return 0;
 }
@@ -178,12 +189,15 @@ static int parse_operation_id(struct execute_state *st, struct err *e)
 	if (!http_header(st->call->rq, "operation-id", &id) || !id.len)
 		return 0;
 	for (size_t i = 0; i < id.len; i++)
-		if (!((id.ptr[i] >= '0' && id.ptr[i] <= '9') || ((id.ptr[i] | 32) >= 'a' && (id.ptr[i] | 32) <= 'z') ||
-		      id.ptr[i] == '-' || id.ptr[i] == '_'))
-			return err_set(e, ERR_INVALID,
-				       "The header operation-id may have letters, digits, '-' and '_' only.");
+		if (!((id.ptr[i] >= '0' && id.ptr[i] <= '9') ||
+		      ((id.ptr[i] | 32) >= 'a' && (id.ptr[i] | 32) <= 'z') || id.ptr[i] == '-' ||
+		      id.ptr[i] == '_'))
+			return err_set(
+				e, ERR_INVALID,
+				"The header operation-id may have letters, digits, '-' and '_' only.");
 	if (!str_copy(id, st->operation_id, sizeof(st->operation_id)))
-		return err_set(e, ERR_INVALID, "The header operation-id has more than %d characters.",
+		return err_set(e, ERR_INVALID,
+			       "The header operation-id has more than %d characters.",
 			       OPERATION_ID_MAX);
 	st->params.id = st->operation_id;
 	return 0;
@@ -211,7 +225,8 @@ static void set_timing(struct execute_state *st, const struct execution *x, cons
 	http_set_header(rq, "mise-correlation-id", uuid_new(uuid));
 	http_set_header(rq, "x-ms-new-allocation", st->call->fresh ? "true" : "false");
 	http_set_header(rq, "x-ms-allocation-retries", "0");
-	set_ms(rq, "x-ms-allocation-time", st->call->fresh ? session_info(s).allocation_us * 1000 : 0);
+	set_ms(rq, "x-ms-allocation-time",
+	       st->call->fresh ? session_info(s).allocation_us * 1000 : 0);
 	set_ms(rq, "x-ms-preparation-time", x->queued_ns - started);
 	set_ms(rq, "x-ms-execution-request-time", x->started_ns - x->queued_ns);
 	set_ms(rq, "x-ms-execution-read-response-time", run_ns > code_ns ? run_ns - code_ns : 0);
@@ -249,7 +264,8 @@ static void add_encoded(struct buf *b, struct str s)
 	for (size_t i = 0; i < s.len; i++) {
 		unsigned char c = (unsigned char)s.ptr[i];
 
-		if ((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || strchr("-_.~", c))
+		if ((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') ||
+		    strchr("-_.~", c))
 			buf_add(b, &c, 1);
 		else
 			buf_addf(b, "%%%02X", c);
@@ -264,8 +280,11 @@ static void accepted(struct execute_state *st, const struct execution *x)
 	struct buf url;
 
 	buf_init(&url, 4096);
-	buf_addf(&url, "%s/subscriptions/%s/resourceGroups/%s/sessionPools/%s/executions/%s?api-version=%.*s&identifier=",
-		 http_base_url(c->rq), spec->subscription, spec->group, spec->name, x->id, STR_ARG(version));
+	buf_addf(
+		&url,
+		"%s/subscriptions/%s/resourceGroups/%s/sessionPools/%s/executions/%s?api-version=%.*s&identifier=",
+		http_base_url(c->rq), spec->subscription, spec->group, spec->name, x->id,
+		STR_ARG(version));
 	add_encoded(&url, c->identifier);
 	http_set_header(c->rq, "Operation-Location", url.ptr);
 	http_set_header(c->rq, "operation-id", x->id);
@@ -276,7 +295,8 @@ static void accepted(struct execute_state *st, const struct execution *x)
 static void run(struct execute_state *st, struct session *s)
 {
 	struct err e = ERR_INIT;
-	struct execution *x = session_execute(s, &st->params, st->params.async ? NULL : executed, st, &e);
+	struct execution *x =
+		session_execute(s, &st->params, st->params.async ? NULL : executed, st, &e);
 
 	if (!x) {
 		call_fail(st->call, &e);
@@ -322,7 +342,8 @@ static void execute(struct http_request *rq, void *ctx, enum shape shape)
 	st->call = c;
 	http_defer(rq, state_done, st);
 	/* A request that is wrong must not cost a session. */
-	if (call_identifier(c, &e) < 0 || parse_body(st, &e) < 0 || parse_operation_id(st, &e) < 0) {
+	if (call_identifier(c, &e) < 0 || parse_body(st, &e) < 0 ||
+	    parse_operation_id(st, &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}
@@ -379,7 +400,8 @@ void execution_get(struct http_request *rq, void *ctx)
 		err_set(&e, ERR_NO_EXECUTION,
 			"Execution '%.*s' was not found in the session (404). Finished executions are kept while the "
 			"session lives, the last %d of them.",
-			(int)(id.len < 128 ? id.len : 128), id.ptr, pool_config(c->pool)->executions_kept);
+			(int)(id.len < 128 ? id.len : 128), id.ptr,
+			pool_config(c->pool)->executions_kept);
 		call_fail(c, &e);
 		return;
 	}

@@ -38,7 +38,8 @@ const char *files_content_type(struct str name)
 		struct str suffix = str_from(types[i][0]);
 
 		if (name.len > suffix.len &&
-		    str_eq_nocase((struct str){ name.ptr + name.len - suffix.len, suffix.len }, suffix))
+		    str_eq_nocase((struct str){ name.ptr + name.len - suffix.len, suffix.len },
+				  suffix))
 			return types[i][1];
 	}
 	return "application/octet-stream";
@@ -73,16 +74,21 @@ static int add_parts(struct str path, char *out, size_t *at, struct err *e)
 		path.len -= len + (slash ? 1 : 0);
 		if (!len)
 			continue;
-		/* SECURITY: the agent checks again and resolves beneath /mnt/data; this is for a clear answer. */
+		/* SECURITY: the agent checks again and resolves beneath /mnt/data; this is for a
+		 * clear answer. */
 		if (str_eq(part, STR(".")) || str_eq(part, STR("..")))
-			return err_set(e, ERR_INVALID, "A file path may not contain '.' or '..' (400).");
+			return err_set(e, ERR_INVALID,
+				       "A file path may not contain '.' or '..' (400).");
 		if (len > NAME_PART_MAX)
-			return err_set(e, ERR_INVALID, "A part of the file path has %zu bytes; the limit is %d.",
+			return err_set(e, ERR_INVALID,
+				       "A part of the file path has %zu bytes; the limit is %d.",
 				       len, NAME_PART_MAX);
 		for (size_t i = 0; i < len; i++)
-			if ((unsigned char)part.ptr[i] < 0x20 || part.ptr[i] == 0x7f || part.ptr[i] == '\\')
-				return err_set(e, ERR_INVALID,
-					       "A file path may not contain control characters or backslashes.");
+			if ((unsigned char)part.ptr[i] < 0x20 || part.ptr[i] == 0x7f ||
+			    part.ptr[i] == '\\')
+				return err_set(
+					e, ERR_INVALID,
+					"A file path may not contain control characters or backslashes.");
 		if (!utf8_valid(part))
 			return err_set(e, ERR_INVALID, "The file path is not valid UTF-8.");
 		if (*at + len + 2 > AGENT_PATH_MAX)
@@ -138,8 +144,8 @@ static void put_old(struct buf *b, const struct agent_file *f, struct str name)
 	buf_add(b, "}}", 2);
 }
 
-void files_put_entry(struct buf *b, const struct call *c, const struct agent_file *f, struct str relative_to,
-		     bool recursive)
+void files_put_entry(struct buf *b, const struct call *c, const struct agent_file *f,
+		     struct str relative_to, bool recursive)
 {
 	struct str rel = f->path;
 
@@ -261,7 +267,8 @@ static void on_done(void *arg)
 
 	f->op = NULL;
 	if (call_is_old(f->call))
-		http_reply(f->call->rq, 200, "application/json; charset=utf-8", text, sizeof(text) - 1);
+		http_reply(f->call->rq, 200, "application/json; charset=utf-8", text,
+			   sizeof(text) - 1);
 	else
 		http_reply_empty(f->call->rq, 204);
 }
@@ -283,7 +290,8 @@ static void on_open(void *arg, struct session *s, struct agent_link *link)
 	c->wait = NULL;
 	call_session_headers(c, s);
 	if (f->what == FILE_LIST)
-		f->op = agent_file_list(link, path, f->recursive, c->config->list_max, &file_events, f);
+		f->op = agent_file_list(link, path, f->recursive, c->config->list_max, &file_events,
+					f);
 	else if (f->what == FILE_STAT)
 		f->op = agent_file_stat(link, path, &file_events, f);
 	else
@@ -315,7 +323,8 @@ static void start(struct call *c, int what, struct str directory, struct str nam
 	}
 	f->call = c;
 	f->what = what;
-	f->recursive = http_query(c->rq, "recursive", &recursive) && str_eq_nocase(recursive, STR("true"));
+	f->recursive = http_query(c->rq, "recursive", &recursive) &&
+		       str_eq_nocase(recursive, STR("true"));
 	http_defer(c->rq, file_call_done, f);
 	if (files_path(directory, name, f->path, &e) == 0 && what != FILE_LIST && !f->path[0])
 		err_set(&e, ERR_INVALID, "The file name is missing.");

@@ -9,9 +9,9 @@
 
 enum shape {
 	SHAPE_FOUNDING, /* …/identifier/{id}/code/execute */
-	SHAPE_FLAT, /* python/execute: flat fields and a properties copy */
-	SHAPE_OLD, /* code/execute */
-	SHAPE_NEW, /* executions */
+	SHAPE_FLAT,     /* python/execute: flat fields and a properties copy */
+	SHAPE_OLD,      /* code/execute */
+	SHAPE_NEW,      /* executions */
 };
 
 /** A request that names a pool, and mostly an identifier. Lives in the request's memory. */
@@ -58,13 +58,14 @@ void files_download_legacy(struct http_request *rq, void *ctx);
 void files_delete(struct http_request *rq, void *ctx);
 /** files_download: sends one file; path is below the data root. */
 void files_download(struct call *c, struct str path);
-/** files_path: joins the `path` parameter and a name from the URL or the upload to a checked path. */
+/** files_path: joins the `path` parameter and a name from the URL or the upload to
+ * a checked path. */
 int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 1], struct err *e);
 const char *files_content_type(struct str name);
 struct session;
 /** files_put_entry: one file in the shape of the call; relative_to: listed directory. */
-void files_put_entry(struct buf *b, const struct call *c, const struct agent_file *f, struct str relative_to,
-		     bool recursive);
+void files_put_entry(struct buf *b, const struct call *c, const struct agent_file *f,
+		     struct str relative_to, bool recursive);
 
 /* sessions.c */
 void session_get(struct http_request *rq, void *ctx);

@@ -2,8 +2,8 @@
 #pragma once
 
 /**
- * json_out: writes JSON text straight into a buffer: the replies of the hot path, without a tree in between.
- * Strings must be valid UTF-8; the caller takes care of commas through json_key/json_item.
+ * json_out: writes JSON text straight into a buffer: the replies of the hot path, without a tree in
+ * between. Strings must be valid UTF-8; the caller takes care of commas through json_key/json_item.
  */
 
 #include "base/buf.h"

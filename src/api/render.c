@@ -29,13 +29,15 @@ static void put_value(struct buf *b, const struct call *c, const struct executio
 		break;
 	case KERNEL_VALUE_BOOL:
 		if (string)
-			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("\"True\"") : STR("\"False\""));
+			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("\"True\"")
+								  : STR("\"False\""));
 		else
 			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("true") : STR("false"));
 		break;
 	case KERNEL_VALUE_INT:
 	case KERNEL_VALUE_FLOAT: {
-		/* SECURITY: text from a kernel becomes a bare JSON number only if a parser agrees that it is one. */
+		/* SECURITY: text from a kernel becomes a bare JSON number only if a parser agrees
+		 * that it is one. */
 		json_t *number = string ? NULL : json_loads(r->value, JSON_DECODE_ANY, NULL);
 
 		if (json_is_number(number))

@@ -28,7 +28,8 @@ static struct session *find(struct call *c, struct err *e)
 	struct session *s = session_find(c->pool, c->identifier);
 
 	if (!s)
-		err_set(e, ERR_NO_SESSION, "Session pool '%s' has no session with the identifier '%.*s'.",
+		err_set(e, ERR_NO_SESSION,
+			"Session pool '%s' has no session with the identifier '%.*s'.",
 			pool_spec(c->pool)->name, STR_ARG(c->identifier));
 	return s;
 }
@@ -89,7 +90,8 @@ static void list_one(const struct session *s, void *arg)
 	put_session(&l->b, s, l->expires);
 }
 
-static void reply_list(struct call *c, const char *path, const char *array, const char *expires, bool count)
+static void reply_list(struct call *c, const char *path, const char *array, const char *expires,
+		       bool count)
 {
 	struct list_arg l = { .expires = expires };
 	const struct session_pool_spec *spec = pool_spec(c->pool);
@@ -108,14 +110,18 @@ static void reply_list(struct call *c, const char *path, const char *array, cons
 
 	buf_add(&l.b, "]", 1);
 	if (count)
-		json_key_int(&l.b, "count",
-			     (int64_t)(total > skip ? (total - skip < PAGE ? total - skip : PAGE) : 0));
+		json_key_int(
+			&l.b, "count",
+			(int64_t)(total > skip ? (total - skip < PAGE ? total - skip : PAGE) : 0));
 	json_key(&l.b, "nextLink");
 	if (total > skip + PAGE)
-		buf_addf(&l.b, "\"%s/subscriptions/%s/resourceGroups/%s/sessionPools/%s/%s?api-version=%.*s&skip=%d\"",
-			 http_base_url(c->rq), spec->subscription, spec->group, spec->name, path,
-			 c->api_version.len ? (int)c->api_version.len : 18,
-			 c->api_version.len ? c->api_version.ptr : "2025-10-02-preview", (int)(skip + PAGE));
+		buf_addf(
+			&l.b,
+			"\"%s/subscriptions/%s/resourceGroups/%s/sessionPools/%s/%s?api-version=%.*s&skip=%d\"",
+			http_base_url(c->rq), spec->subscription, spec->group, spec->name, path,
+			c->api_version.len ? (int)c->api_version.len : 18,
+			c->api_version.len ? c->api_version.ptr : "2025-10-02-preview",
+			(int)(skip + PAGE));
 	else
 		buf_add(&l.b, "null", 4);
 	buf_add(&l.b, "}", 1);

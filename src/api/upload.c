@@ -21,8 +21,9 @@ struct upload_file {
 };
 
 /*
- * Files on their way from a client: HTTP body → multipart → agent, in constant memory. When the agent's window
- * is full the body pauses; `drained` wakes it. A file counts when the agent has put it in place.
+ * Files on their way from a client: HTTP body → multipart → agent, in constant memory. When the
+ * agent's window is full the body pauses; `drained` wakes it. A file counts when the agent has put
+ * it in place.
  */
 struct upload {
 	struct call *call;
@@ -151,8 +152,8 @@ static int on_part(void *arg, const struct multipart_part *part, struct err *e)
 	if (!file)
 		return err_set(e, ERR_NOMEM, "out of memory");
 	file->upload = u;
-	file->op = agent_file_write(u->link, str_from(u->path), pool_spec(u->call->pool)->upload_max_bytes,
-				    &events, file);
+	file->op = agent_file_write(u->link, str_from(u->path),
+				    pool_spec(u->call->pool)->upload_max_bytes, &events, file);
 	if (!file->op)
 		return err_set(e, ERR_NOMEM, "out of memory");
 	file->next = u->files;
@@ -170,10 +171,11 @@ static ssize_t on_part_data(void *arg, const char *data, size_t len, struct err 
 		return (ssize_t)len;
 	u->total += len;
 	if (u->total > max)
-		return err_set(e, ERR_TOO_LARGE,
-			       "The file is larger than %" PRIu64
-			       " bytes, the upload limit of the pool (413; sessionLimits.maxUploadSizeInBytes).",
-			       max);
+		return err_set(
+			e, ERR_TOO_LARGE,
+			"The file is larger than %" PRIu64
+			" bytes, the upload limit of the pool (413; sessionLimits.maxUploadSizeInBytes).",
+			max);
 	if (!u->files->op)
 		return err_set(e, ERR_UNAVAILABLE, "the upload was broken off");
 	size_t sent = agent_file_put(u->files->op, data, len);
@@ -266,10 +268,11 @@ void files_upload(struct http_request *rq, void *ctx)
 	http_header(rq, "Content-Type", &type);
 	uint64_t max = pool_spec(c->pool)->upload_max_bytes;
 
-	if (http_header(rq, "Content-Length", &length) && str_to_u64(length, UINT64_MAX / 2, &bytes) &&
-	    bytes > max + FORM_OVERHEAD)
+	if (http_header(rq, "Content-Length", &length) &&
+	    str_to_u64(length, UINT64_MAX / 2, &bytes) && bytes > max + FORM_OVERHEAD)
 		err_set(&e, ERR_TOO_LARGE,
-			"The request has %" PRIu64 " bytes; the upload limit of the pool is %" PRIu64
+			"The request has %" PRIu64
+			" bytes; the upload limit of the pool is %" PRIu64
 			" (413; sessionLimits.maxUploadSizeInBytes).",
 			bytes, max);
 	u->form = e.code == ERR_NONE ? multipart_new(type, &form_events, u, &e) : NULL;

@@ -24,7 +24,7 @@ struct arm;
 struct arm_config {
 	struct store *store;
 	const char *subscription; /* default subscription, all zeros */
-	const char *location; /* short name; the location of this machine, e.g. "local" */
+	const char *location;     /* short name; the location of this machine, e.g. "local" */
 	const char *location_display;
 };
 
@@ -67,11 +67,11 @@ const struct arm_config *arm_config(const struct arm *arm);
 void arm_on_change(struct arm *arm, const char *type, arm_changed_fn fn, void *arg);
 /** arm_routes: adds all ARM routes to a server (once); the arm must outlive it. Handlers expect
  * http_caller() to be a struct identity_caller, or NULL where nobody is asked who he is. */
-#define ARM_READ "arm:read"
+#define ARM_READ  "arm:read"
 #define ARM_WRITE "arm:write"
 int arm_routes(struct arm *arm, struct http_server *server, struct err *e);
-/** arm_put_internal: what a PUT would do, for the daemon itself (--dev's default group and pool).
- */
+/** arm_put_internal: what a PUT would do, for the daemon itself (--dev's default
+ * group and pool). */
 int arm_put_internal(struct arm *arm, const char *resource_id, const char *body_json,
 		     const char *api_version, struct err *e);
 
@@ -84,9 +84,9 @@ struct session_pool_spec {
 	char group[128];
 	char name[64];
 	char container_type[24]; /* PythonLTS, … */
-	char isolation[16]; /* extension property: auto, process, oci, microvm; default auto */
-	int sessions_max; /* scaleConfiguration.maxConcurrentSessions */
-	int ready_min; /* scaleConfiguration.readySessionInstances; -1 if absent */
+	char isolation[16];      /* extension property: auto, process, oci, microvm; default auto */
+	int sessions_max;        /* scaleConfiguration.maxConcurrentSessions */
+	int ready_min;           /* scaleConfiguration.readySessionInstances; -1 if absent */
 	int cooldown_s;
 	bool egress;
 	/* Extension properties below properties.sessionLimits, with the daemon's defaults where

@@ -10,12 +10,12 @@
 #include "arm/arm.h"
 #include "base/clock.h"
 
-#define ARM_KEY_MAX 512
+#define ARM_KEY_MAX         512
 #define ARM_ROUTES_PER_TYPE 7
-#define ARM_WATCHERS_MAX 16
+#define ARM_WATCHERS_MAX    16
 /** Finished operations that can still be asked for; older ones are forgotten. */
 #define ARM_OPERATIONS_MAX 256
-#define ARM_TENANT "00000000-0000-0000-0000-000000000000"
+#define ARM_TENANT         "00000000-0000-0000-0000-000000000000"
 
 /** One resource id, checked. Lower-cased it is the document's key. */
 struct arm_id {
@@ -31,7 +31,7 @@ struct arm_id {
 struct arm_binding {
 	struct arm *arm;
 	const struct arm_type *type;
-	char key_type[96]; /* lower-cased name */
+	char key_type[96];   /* lower-cased name */
 	char supported[512]; /* api-supported-versions */
 	char patterns[3][160];
 	struct http_route routes[ARM_ROUTES_PER_TYPE];

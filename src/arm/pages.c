@@ -79,9 +79,8 @@ static void handle_subscriptions(struct http_request *rq, void *ctx)
 		json_decref(s.value);
 		return;
 	}
-	if (!s.value ||
-	    json_array_append_new(s.value, subscription_body(s.arm, s.arm->config.subscription)) !=
-		    0)
+	if (!s.value || json_array_append_new(
+				s.value, subscription_body(s.arm, s.arm->config.subscription)) != 0)
 		err_set(&e, ERR_NOMEM, "arm: out of memory");
 	else
 		store_doc_list(s.arm->config.store, "microsoft.resources/resourcegroups",
@@ -297,7 +296,7 @@ static void handle_operation_result(struct http_request *rq, void *ctx)
 }
 
 #define SUBSCRIPTION "/subscriptions/{subscription}"
-#define APP SUBSCRIPTION "/providers/Microsoft.App/locations/{location}"
+#define APP          SUBSCRIPTION "/providers/Microsoft.App/locations/{location}"
 
 const struct http_route arm_pages[] = {
 	{ "GET", "/subscriptions", handle_subscriptions, HTTP_BODY_NONE, ARM_READ,

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <strings.h>
 
-#define TAGS_MAX 50
-#define TAG_NAME_MAX 512
+#define TAGS_MAX      50
+#define TAG_NAME_MAX  512
 #define TAG_VALUE_MAX 256
 
 static void release_json(json_t **v)
@@ -214,15 +214,16 @@ static int fix_location(const struct arm_binding *b, const json_t *old, json_t *
 			       "The resource exists already in location '%s'. A resource with the "
 			       "same name cannot be created in location '%.60s'.",
 			       had, given);
-	/* Templates name the regions of the real service; all of them are this machine. What matters is that the
-	 * word is well-formed and stays. */
+	/* Templates name the regions of the real service; all of them are this machine. What
+	 * matters is that the word is well-formed and stays. */
 	if (strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ()-_.") !=
 		    strlen(given) ||
 	    strlen(given) > 60)
-		return err_set(e, ERR_LOCATION_UNAVAILABLE,
-			       "The provided location '%.60s' is not available for resource type '%s': use '%s' "
-			       "or the name of a region.",
-			       given, b->type->name, c->location);
+		return err_set(
+			e, ERR_LOCATION_UNAVAILABLE,
+			"The provided location '%.60s' is not available for resource type '%s': use '%s' "
+			"or the name of a region.",
+			given, b->type->name, c->location);
 	return json_object_set_new(wanted, "location", json_string(had ? had : given));
 }
 
@@ -235,7 +236,7 @@ static int check_tags(const json_t *wanted, struct err *e)
 	if (json_object_size(tags) > TAGS_MAX)
 		return err_set(e, ERR_MALFORMED, "'tags' has %zu entries; at most %d are allowed.",
 			       json_object_size(tags), TAGS_MAX);
-	json_object_foreach (tags, key, v) {
+	json_object_foreach(tags, key, v) {
 		if (!*key || strlen(key) > TAG_NAME_MAX || json_string_length(v) > TAG_VALUE_MAX)
 			return err_set(e, ERR_MALFORMED,
 				       "The tag '%.60s' is too long: names have 1 to %d bytes, "
@@ -293,7 +294,8 @@ static int filter_patch(const struct arm_type *type, const json_t *old, json_t *
 		shape++;
 	if (!type->patchable || !shape->name || !json_is_object(props))
 		return 0;
-	json_object_foreach_safe (props, next, key, v) {
+	json_object_foreach_safe(props, next, key, v)
+	{
 		const struct json_shape *s = shape->members;
 
 		if (listed(type->patchable, key))

@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #define PAGE_DEFAULT 100
-#define PAGE_MAX 1000
+#define PAGE_MAX     1000
 
 static void reply_set(struct http_request *rq, enum err_code code, const char *text)
 {

@@ -19,24 +19,24 @@
 #include <stdio.h>
 #include <string.h>
 
-#define COOLDOWN_MIN_S 60
-#define COOLDOWN_MAX_S 3600
+#define COOLDOWN_MIN_S     60
+#define COOLDOWN_MAX_S     3600
 #define COOLDOWN_DEFAULT_S 300
-#define SESSIONS_MAX 10000
-#define SESSIONS_DEFAULT 10
-#define SECRETS_MAX 100
+#define SESSIONS_MAX       10000
+#define SESSIONS_DEFAULT   10
+#define SECRETS_MAX        100
 /** The last version that shows dynamicPoolConfiguration flat, without lifecycleConfiguration. */
 #define LAST_FLAT_VERSION "2024-10-02-preview"
 
 static const char *const api_versions[] = {
 	"2023-08-01-preview", "2023-11-02-preview", "2024-02-02-preview", "2024-08-02-preview",
-	"2024-10-02-preview", "2025-01-01",	    "2025-02-02-preview", "2025-07-01",
-	"2025-10-02-preview", "2026-01-01",	    "2026-07-01",	  NULL,
+	"2024-10-02-preview", "2025-01-01",         "2025-02-02-preview", "2025-07-01",
+	"2025-10-02-preview", "2026-01-01",         "2026-07-01",         NULL,
 };
 
 /* Every word the service knows; PythonLTS is the one served here. */
 static const char *const container_types[] = { "PythonLTS", "CustomContainer", "NodeLTS", "GpuBase",
-					       "CsharpLTS", "Shell",	       NULL };
+					       "CsharpLTS", "Shell",           NULL };
 static const char *const served_types[] = { "PythonLTS", NULL };
 static const char *const isolation_words[] = { "auto", "process", "oci", "microvm", NULL };
 static const char *const served_isolation[] = { "auto", "process", NULL };
@@ -148,8 +148,8 @@ enum limit_kind { LIMIT_SIZE, LIMIT_COUNT, LIMIT_CORES };
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
 
-/* Sizes in bytes, cores in thousandths; `scale` turns the property's unit into that of the field.
- */
+/* Sizes in bytes, cores in thousandths; `scale` turns the property's unit into
+ * that of the field. */
 static const struct limit {
 	const char *name;
 	enum limit_kind kind;
@@ -164,7 +164,7 @@ static const struct limit {
 	/* kernels, agent and file contents together */
 	{ "memory", LIMIT_SIZE, 64 * MIB, 1024 * GIB, GIB, 1, FIELD(memory_bytes) },
 	{ "dataSize", LIMIT_SIZE, MIB, 1024 * GIB, 512 * MIB, 1,
-	  FIELD(data_bytes) }, /* /mnt/data */
+	  FIELD(data_bytes) },                                                      /* /mnt/data */
 	{ "tmpSize", LIMIT_SIZE, MIB, 1024 * GIB, 256 * MIB, 1, FIELD(tmp_bytes) }, /* /tmp, home */
 	{ "inodes", LIMIT_COUNT, 64, 16777216, 65536, 1, FIELD(inodes) }, /* of each of these */
 	{ "pids", LIMIT_COUNT, 8, 32768, 256, 1, FIELD(pids) },
@@ -421,7 +421,8 @@ static int check_builtin(const json_t *props, const json_t *old_props, struct er
 		return err_set(e, ERR_POOL_CONFIG,
 			       "Unexpected value: 'customContainerTemplate'. 'Must be null for a "
 			       "pool of a built-in type.' Leave it out.");
-	if (json_is_true(json_find(json_object_get(props, "mcpServerSettings"), "isMcpServerEnabled")))
+	if (json_is_true(
+		    json_find(json_object_get(props, "mcpServerSettings"), "isMcpServerEnabled")))
 		return err_set(e, ERR_POOL_CONFIG,
 			       "Unexpected value: 'mcpServerSettings.isMcpServerEnabled'. 'Must be "
 			       "false: there is no MCP server here.'");
@@ -545,7 +546,7 @@ static const char *old_secret(const json_t *old_props, const char *name)
 	size_t i;
 	json_t *s;
 
-	json_array_foreach (json_object_get(old_props, "secrets"), i, s) {
+	json_array_foreach(json_object_get(old_props, "secrets"), i, s) {
 		const char *have = json_string_value(json_object_get(s, "name"));
 
 		if (have && strcmp(have, name) == 0)
@@ -566,7 +567,7 @@ static int check_secrets(const json_t *props, const json_t *old_props, struct er
 		return err_set(e, ERR_POOL_CONFIG,
 			       "Unexpected value: 'secrets'. 'At most %d are allowed.'",
 			       SECRETS_MAX);
-	json_array_foreach (secrets, i, s) {
+	json_array_foreach(secrets, i, s) {
 		const char *name = json_string_value(json_object_get(s, "name"));
 		const char *had = name ? old_secret(old_props, name) : NULL;
 
@@ -614,7 +615,8 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 
 static void render_flat(json_t *props)
 {
-	json_t *life = json_object_get(json_object_get(props, "dynamicPoolConfiguration"), "lifecycleConfiguration");
+	json_t *life = json_object_get(json_object_get(props, "dynamicPoolConfiguration"),
+				       "lifecycleConfiguration");
 
 	json_object_set_new(props, "dynamicPoolConfiguration",
 			    json_pack("{s:O, s:O}", "executionType",
@@ -641,8 +643,9 @@ static json_t *render(struct arm *arm, const json_t *doc, const char *api_versio
 	const char *location = json_string_value(json_object_get(out, "location"));
 
 	if (location && strcmp(location, arm_config(arm)->location) == 0)
-		json_object_set_new(out, "location", json_string(arm_config(arm)->location_display));
-	json_array_foreach (json_object_get(props, "secrets"), i, s) {
+		json_object_set_new(out, "location",
+				    json_string(arm_config(arm)->location_display));
+	json_array_foreach(json_object_get(props, "secrets"), i, s) {
 		json_object_del(s, "value");
 	}
 	if (strcmp(api_version, LAST_FLAT_VERSION) <= 0)
@@ -704,8 +707,8 @@ static int load_from_json(const struct store_doc *doc, const json_t *json,
 {
 	const json_t *props = json_object_get(json, "properties");
 	const json_t *scale = json_object_get(props, "scaleConfiguration");
-	const json_t *life =
-		json_object_get(json_object_get(props, "dynamicPoolConfiguration"), "lifecycleConfiguration");
+	const json_t *life = json_object_get(json_object_get(props, "dynamicPoolConfiguration"),
+					     "lifecycleConfiguration");
 	const char *type = json_string_value(json_object_get(props, "containerType"));
 	const char *isolation = json_string_value(json_object_get(props, "isolation"));
 	const char *network = json_string_value(
@@ -719,11 +722,13 @@ static int load_from_json(const struct store_doc *doc, const json_t *json,
 		      sizeof(spec->isolation)))
 		return err_set(e, ERR_INTERNAL, "The stored session pool '%s' is not readable.",
 			       doc->key);
-	spec->sessions_max = (int)json_integer_value(json_object_get(scale, "maxConcurrentSessions"));
+	spec->sessions_max =
+		(int)json_integer_value(json_object_get(scale, "maxConcurrentSessions"));
 	json_t *ready = json_object_get(scale, "readySessionInstances");
 
 	spec->ready_min = json_is_integer(ready) ? (int)json_integer_value(ready) : -1;
-	spec->cooldown_s = (int)json_integer_value(json_object_get(life, "cooldownPeriodInSeconds"));
+	spec->cooldown_s =
+		(int)json_integer_value(json_object_get(life, "cooldownPeriodInSeconds"));
 	spec->egress = network && strcmp(network, "EgressEnabled") == 0;
 	return read_limits(json_object_get(props, "sessionLimits"), spec, e);
 }

@@ -2,11 +2,12 @@
 #pragma once
 
 /**
- * buf: a growable byte buffer with a hard maximum, so that no unbounded buffer can be written by accident.
+ * buf: a growable byte buffer with a hard maximum, so that no unbounded buffer can be written by
+ * accident.
  *
- * `buf_init(&b, max)` embeds, `buf_done` frees. After the first failed append (maximum reached, or out
- * of memory) the buffer is `failed` and ignores further appends; check once at the end with buf_ok().
- * Contents are always followed by a NUL that does not count.
+ * `buf_init(&b, max)` embeds, `buf_done` frees. After the first failed append (maximum reached, or
+ * out of memory) the buffer is `failed` and ignores further appends; check once at the end with
+ * buf_ok(). Contents are always followed by a NUL that does not count.
  */
 
 #include "base/str.h"

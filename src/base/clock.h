@@ -32,5 +32,6 @@ static inline int64_t clock_wall_us(void)
 }
 
 #define CLOCK_TEXT_SIZE 40
-/** clock_format: "2026-11-21T20:38:44.123456Z" (six digits: Azure allows seven, Jupyter at most six). */
+/** clock_format: "2026-11-21T20:38:44.123456Z" (six digits: Azure allows seven, Jupyter at most
+ * six). */
 const char *clock_format(int64_t wall_us, char buf[static CLOCK_TEXT_SIZE]);

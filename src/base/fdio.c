@@ -53,7 +53,8 @@ int fd_read_file(int dirfd, const char *path, size_t max, struct buf *out, struc
 	}
 }
 
-int fd_write_file(int dirfd, const char *path, const void *data, size_t len, mode_t mode, struct err *e)
+int fd_write_file(int dirfd, const char *path, const void *data, size_t len, mode_t mode,
+		  struct err *e)
 {
 	char tmp[300];
 

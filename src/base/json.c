@@ -98,8 +98,8 @@ static const char *type_name(const json_t *v)
 {
 	static const char *const names[] = {
 		[JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
-		[JSON_INTEGER] = "a number", [JSON_REAL] = "a number",	[JSON_TRUE] = "true",
-		[JSON_FALSE] = "false",	     [JSON_NULL] = "null",
+		[JSON_INTEGER] = "a number", [JSON_REAL] = "a number",  [JSON_TRUE] = "true",
+		[JSON_FALSE] = "false",      [JSON_NULL] = "null",
 	};
 
 	return names[json_typeof(v)];
@@ -284,7 +284,7 @@ static json_t *merge(const json_t *target, const json_t *patch, int depth)
 
 	if (!out)
 		return NULL;
-	json_object_foreach ((json_t *)patch, key, v) {
+	json_object_foreach((json_t *)patch, key, v) {
 		const char *have = json_find_key(out, key);
 
 		if (json_is_null(v)) {
@@ -318,7 +318,7 @@ static json_t *respell_list(const json_t *v, const struct json_shape *s, const c
 	size_t i;
 	json_t *item;
 
-	json_array_foreach ((json_t *)v, i, item) {
+	json_array_foreach((json_t *)v, i, item) {
 		char at[JSON_PATH_MAX];
 		json_t *fixed = NULL;
 
@@ -341,7 +341,7 @@ static json_t *respell_map(const json_t *v, const char *full, struct err *e)
 	json_t *item;
 	json_t *out = json_object();
 
-	json_object_foreach ((json_t *)v, key, item) {
+	json_object_foreach((json_t *)v, key, item) {
 		if (json_is_null(item))
 			continue;
 		if (!json_is_string(item)) {
@@ -426,7 +426,7 @@ json_t *json_respell(const json_t *obj, const struct json_shape *shape, const ch
 	const char *key;
 	json_t *v;
 
-	json_object_foreach ((json_t *)obj, key, v) {
+	json_object_foreach((json_t *)obj, key, v) {
 		const struct json_shape *s = shape;
 
 		while (s->name && strcasecmp(s->name, key) != 0)

@@ -22,7 +22,7 @@
 #include <jansson.h>
 
 #define JSON_DEPTH_MAX 64
-#define JSON_PATH_MAX 256
+#define JSON_PATH_MAX  256
 
 /** json_parse: any value; duplicate keys, nesting over JSON_DEPTH_MAX and trailing text are
  * refused. New reference. */
@@ -79,10 +79,10 @@ enum json_kind {
 	JSON_KIND_INT, /* "300" becomes 300 */
 	JSON_KIND_NUMBER,
 	JSON_KIND_BOOL,
-	JSON_KIND_WORD, /* one of `words`, takes their spelling */
+	JSON_KIND_WORD,   /* one of `words`, takes their spelling */
 	JSON_KIND_OBJECT, /* of `members` */
-	JSON_KIND_LIST, /* array of objects of `members` */
-	JSON_KIND_MAP, /* object with free keys and string values, like tags */
+	JSON_KIND_LIST,   /* array of objects of `members` */
+	JSON_KIND_MAP,    /* object with free keys and string values, like tags */
 };
 struct json_shape {
 	const char *name;

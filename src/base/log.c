@@ -33,14 +33,16 @@ void log_msg(enum log_level level, const char *fmt, ...)
 	int n = snprintf(line, sizeof(line), "%s %s %s[%d]: ", clock_format(clock_wall_us(), when),
 			 names[level], process_name, (int)getpid());
 
-	for (const unsigned char *p = (const unsigned char *)text; *p && n < (int)sizeof(line) - 8; p++) {
+	for (const unsigned char *p = (const unsigned char *)text; *p && n < (int)sizeof(line) - 8;
+	     p++) {
 		if (*p >= 0x20 && *p != 0x7f)
 			line[n++] = (char)*p;
 		else
 			n += snprintf(line + n, 5, "\\x%02x", *p);
 	}
 	line[n++] = '\n';
-	/* One write per line keeps lines of several processes apart; a full pipe loses the line, not the process. */
+	/* One write per line keeps lines of several processes apart; a full pipe loses the line,
+	 * not the process. */
 	ssize_t ignored = write(STDERR_FILENO, line, (size_t)n);
 
 	(void)ignored;

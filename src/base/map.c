@@ -64,7 +64,8 @@ void map_remove(struct map *m, struct map_node *node)
 {
 	if (!m->slot_count)
 		return;
-	for (struct map_node **p = &m->slots[node->hash & (m->slot_count - 1)]; *p; p = &(*p)->next) {
+	for (struct map_node **p = &m->slots[node->hash & (m->slot_count - 1)]; *p;
+	     p = &(*p)->next) {
 		if (*p == node) {
 			*p = node->next;
 			node->next = NULL;

@@ -5,7 +5,8 @@
  * own: scope-bound ownership of heap memory and descriptors.
  *
  * `OWNED_MEM char *p = NULL;` frees p when the scope ends, `OWNED_FD int fd = -1;` closes fd.
- * `take_ptr(p)` and `take_fd(fd)` hand the value over and disarm the variable. Any process may use it.
+ * `take_ptr(p)` and `take_fd(fd)` hand the value over and disarm the variable. Any process may use
+ * it.
  */
 
 #include <stdlib.h>
@@ -23,7 +24,7 @@ static inline void own_close_fd(const int *fd)
 }
 
 #define OWNED_MEM __attribute__((cleanup(own_free_mem)))
-#define OWNED_FD __attribute__((cleanup(own_close_fd)))
+#define OWNED_FD  __attribute__((cleanup(own_close_fd)))
 
 #define take_ptr(p)                                                                                \
 	({                                                                                         \
@@ -47,5 +48,5 @@ static inline void close_fd(int *fd)
 	*fd = -1;
 }
 
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))

@@ -9,7 +9,8 @@
 
 #include <stdint.h>
 
-/** rand_bytes: never fails (aborts if the kernel has no entropy call, which no supported kernel lacks). */
+/** rand_bytes: never fails (aborts if the kernel has no entropy call, which no supported kernel
+ * lacks). */
 void rand_bytes(void *buf, size_t len);
 uint64_t rand_u64(void);
 
@@ -21,6 +22,7 @@ const char *uuid_new(char buf[static UUID_TEXT_SIZE]);
 void hex_encode(const void *data, size_t len, char *out);
 bool hex_decode(struct str text, void *out, size_t out_len);
 
-/** base64: standard alphabet with padding. decode ignores line breaks; false if malformed or too large. */
+/** base64: standard alphabet with padding. decode ignores line breaks; false if malformed or too
+ * large. */
 bool base64_encode(struct buf *out, const void *data, size_t len);
 bool base64_decode(struct buf *out, struct str text);

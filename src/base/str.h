@@ -52,5 +52,6 @@ size_t utf8_cut(struct str s, size_t max);
 /** asprintf that returns the string, or NULL when memory is out. */
 char *str_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/** A 64-bit keyed hash (SipHash-1-3) with a per-process random key: safe for keys that callers choose. */
+/** A 64-bit keyed hash (SipHash-1-3) with a per-process random key: safe for keys that callers
+ * choose. */
 uint64_t hash_bytes(const void *data, size_t len);

@@ -2,7 +2,8 @@
 #pragma once
 
 /**
- * wire: bounds-checked reading and writing of little-endian fields, shared by all protocols of our own.
+ * wire: bounds-checked reading and writing of little-endian fields, shared by all protocols of our
+ * own.
  *
  * A reader that runs past the end (or meets a length over its limit) becomes `bad` and yields zeros
  * from then on; check once at the end with wire_ok(). A writer appends to a struct buf.

@@ -81,7 +81,7 @@ static const struct cli_flag *flag_at(const struct args *a, size_t i)
 {
 	for (size_t set = 0; set <= CLI_FLAG_SETS_MAX; set++) {
 		const struct cli_flag *f = set == CLI_FLAG_SETS_MAX ? a->global
-					   : a->verb		    ? a->verb->flags[set]
+					   : a->verb                ? a->verb->flags[set]
 								    : NULL;
 
 		for (; f && f->name; f++)
@@ -279,8 +279,8 @@ static int verb_unknown(const struct args *a, const char *word, struct err *e)
 	return err_set(e, ERR_INVALID, "unknown command 'bivouac %s%s%s'", within, space, word);
 }
 
-/** verb_find: sets group and verb; returns how many words were taken, -1 if a word matches nothing.
- */
+/** verb_find: sets group and verb; returns how many words were taken, -1 if a word
+ * matches nothing. */
 static int verb_find(struct args *a, int argc, char *const *argv, struct err *e)
 {
 	int taken = 0;

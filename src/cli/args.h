@@ -17,8 +17,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define ARGS_VALUES_MAX 256
-#define ARGS_WORDS_MAX 8
+#define ARGS_VALUES_MAX   256
+#define ARGS_WORDS_MAX    8
 #define CLI_FLAG_SETS_MAX 5
 
 struct cli;
@@ -29,15 +29,15 @@ enum cli_flag_kind { FLAG_BOOL, FLAG_TEXT, FLAG_INT, FLAG_ENUM, FLAG_LIST };
 struct cli_flag {
 	const char *name;  /* without the dashes */
 	const char *alias; /* a second long name, or NULL */
-	char letter;	   /* 0: none */
+	char letter;       /* 0: none */
 	char letter_alias; /* a second letter, or 0 */
 	enum cli_flag_kind kind;
 	bool required;
 	const char *arg; /* how help names the value */
 	const char *help;
-	const char *fallback;	    /* value when absent, or NULL */
+	const char *fallback;       /* value when absent, or NULL */
 	const char *const *choices; /* FLAG_ENUM: NULL-terminated */
-	long min;		    /* FLAG_INT: inclusive bounds */
+	long min;                   /* FLAG_INT: inclusive bounds */
 	long max;
 };
 
@@ -47,7 +47,7 @@ struct cli_verb {
 	const char *notes;   /* more lines for --help, or NULL */
 	const char *example; /* arguments after the command's name, or NULL */
 	const struct cli_flag *flags[CLI_FLAG_SETS_MAX]; /* sets; unused ones NULL */
-	bool takes_words;				 /* accepts words that are not flags */
+	bool takes_words;                                /* accepts words that are not flags */
 	int (*run)(struct cli *cli, struct err *e);
 };
 
@@ -64,10 +64,10 @@ struct args_value {
 
 struct args {
 	const struct cli_group *const *groups; /* NULL-terminated */
-	const struct cli_flag *global;	       /* flags every verb has */
-	const struct cli_group *group;	       /* NULL if none was named */
-	const struct cli_verb *verb;	       /* NULL if none was named (then help is set) */
-	bool help;			       /* --help, or no verb at all */
+	const struct cli_flag *global;         /* flags every verb has */
+	const struct cli_group *group;         /* NULL if none was named */
+	const struct cli_verb *verb;           /* NULL if none was named (then help is set) */
+	bool help;                             /* --help, or no verb at all */
 	struct args_value values[ARGS_VALUES_MAX];
 	size_t value_count;
 	const char *words[ARGS_WORDS_MAX];

@@ -14,12 +14,12 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-#define CONNECT_TIMEOUT_S 10
-#define STALL_TIMEOUT_S 60	 /* a file transfer that moves nothing for this long is over */
+#define CONNECT_TIMEOUT_S   10
+#define STALL_TIMEOUT_S     60   /* a file transfer that moves nothing for this long is over */
 #define OPERATION_TIMEOUT_S 1500 /* as az */
-#define POLL_FIRST_MS 200
-#define POLL_MAX_MS 2000
-#define PAGES_MAX 1000
+#define POLL_FIRST_MS       200
+#define POLL_MAX_MS         2000
+#define PAGES_MAX           1000
 
 struct exchange {
 	struct cli *cli;
@@ -58,7 +58,7 @@ enum err_code client_error_code(const char *api_code, long status)
 		long status;
 		enum err_code code;
 	} general[] = {
-		{ 400, ERR_INVALID },	{ 403, ERR_FORBIDDEN },	   { 404, ERR_NOT_FOUND },
+		{ 400, ERR_INVALID },   { 403, ERR_FORBIDDEN },    { 404, ERR_NOT_FOUND },
 		{ 413, ERR_TOO_LARGE }, { 429, ERR_SESSIONS_MAX }, { 503, ERR_UNAVAILABLE },
 		{ 504, ERR_TIMEOUT },
 	};
@@ -166,8 +166,8 @@ static int link_check(const char *from, const char *link, struct err *e)
 
 static int authorize(struct exchange *x, struct err *e)
 {
-	enum client_setting which =
-		x->request->plane == CLIENT_ARM ? SETTING_ARM_TOKEN : SETTING_TOKEN;
+	enum client_setting which = x->request->plane == CLIENT_ARM ? SETTING_ARM_TOKEN
+								    : SETTING_TOKEN;
 	const struct setting *names = client_setting_names(which);
 	char origin[512], host[256];
 	const char *token;

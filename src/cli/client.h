@@ -19,23 +19,23 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-#define CLIENT_BODY_MAX (64u * 1024 * 1024)
-#define CLIENT_URL_MAX 4096
+#define CLIENT_BODY_MAX        (64u * 1024 * 1024)
+#define CLIENT_URL_MAX         4096
 #define CLIENT_CONTEXT_DEFAULT "/run/bivouac/ready.json"
-#define CLIENT_ARM_VERSION "2025-07-01"
-#define CLIENT_DATA_VERSION "2025-10-02-preview"
-#define CLIENT_GROUP_VERSION "2021-04-01"
-#define CLIENT_SUBSCRIPTION "00000000-0000-0000-0000-000000000000"
+#define CLIENT_ARM_VERSION     "2025-07-01"
+#define CLIENT_DATA_VERSION    "2025-10-02-preview"
+#define CLIENT_GROUP_VERSION   "2021-04-01"
+#define CLIENT_SUBSCRIPTION    "00000000-0000-0000-0000-000000000000"
 
 struct cli;
 
 enum client_plane { CLIENT_ARM, CLIENT_DATA };
 
 struct client {
-	CURL *curl;	 /* made by the first request */
+	CURL *curl;      /* made by the first request */
 	json_t *context; /* the context file; NULL until read or absent */
 	bool context_read;
-	bool trace;	   /* --verbose: method, URL, status */
+	bool trace;        /* --verbose: method, URL, status */
 	bool trace_bodies; /* --debug: JSON bodies as well */
 	bool warned_plain;
 };
@@ -44,17 +44,17 @@ struct client_request {
 	enum client_plane plane;
 	const char *method;
 	const char *url;
-	const json_t *body;	 /* sent as JSON; NULL: none */
+	const json_t *body;      /* sent as JSON; NULL: none */
 	const char *upload_file; /* sent as multipart part "file", streamed */
 	const char *upload_name;
-	int sink_fd;	      /* > 0: a successful body is written there */
+	int sink_fd;          /* > 0: a successful body is written there */
 	const char *progress; /* label of a progress bar, NULL: none */
-	long timeout_s;	      /* 0: CLIENT_TIMEOUT_S; transfers of files only end when they stall */
+	long timeout_s;       /* 0: CLIENT_TIMEOUT_S; transfers of files only end when they stall */
 };
 
 struct client_response {
 	long status;
-	struct buf body;		/* NUL-terminated */
+	struct buf body;                /* NUL-terminated */
 	char async_url[CLIENT_URL_MAX]; /* Azure-AsyncOperation */
 	char location[CLIENT_URL_MAX];
 	long retry_after_s; /* -1: not given */

@@ -24,7 +24,7 @@ struct doctor {
 void doctor_add(struct doctor *d, enum finding_status status, const char *what, const char *fix,
 		const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
-#define TRIAL_TEXT_MAX 200
+#define TRIAL_TEXT_MAX    200
 #define TRIAL_DEADLINE_MS 3000
 
 /** What a child found out. */

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define MOUNTINFO_MAX (1024 * 1024)
-#define PATH_SIZE 512
+#define PATH_SIZE     512
 
 static const struct controller {
 	const char *name;

@@ -19,12 +19,12 @@
 
 /* What one session needs, for estimates: agent connection, pidfd, namespace and cgroup descriptors;
  * agent, kernel, a program or two. */
-#define SESSION_FDS 4
-#define SESSION_PIDS 4
-#define FDS_RESERVED 200
+#define SESSION_FDS     4
+#define SESSION_PIDS    4
+#define FDS_RESERVED    200
 #define SESSIONS_WANTED 1000
-#define IMAGE_DISK_MIN (4ull << 30)
-#define MEMORY_MIN (1ull << 30)
+#define IMAGE_DISK_MIN  (4ull << 30)
+#define MEMORY_MIN      (1ull << 30)
 #define CLOCK_SANE_YEAR 2025
 
 static bool proc_number(const char *path, uint64_t *ret)
@@ -77,7 +77,7 @@ static void check_namespace_limits(struct doctor *d)
 		return;
 	}
 	doctor_add(d,
-		   least == 0		     ? FINDING_FAIL
+		   least == 0                ? FINDING_FAIL
 		   : least < SESSIONS_WANTED ? FINDING_WARN
 					     : FINDING_OK,
 		   "namespace limits", "raise user.max_*_namespaces with sysctl",

@@ -25,10 +25,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define KERNEL_MIN_MAJOR 5
-#define KERNEL_MIN_MINOR 10
-#define KERNEL_GOOD_MINOR 14   /* cgroup.kill; Landlock came with 5.13 */
-#define SECCOMP_ERRNO ENOTUNIQ /* nothing but our filter gives it for getppid */
+#define KERNEL_MIN_MAJOR  5
+#define KERNEL_MIN_MINOR  10
+#define KERNEL_GOOD_MINOR 14       /* cgroup.kill; Landlock came with 5.13 */
+#define SECCOMP_ERRNO     ENOTUNIQ /* nothing but our filter gives it for getppid */
 
 static void check_version(struct doctor *d)
 {
@@ -41,7 +41,7 @@ static void check_version(struct doctor *d)
 	int number = major * 1000 + minor;
 
 	doctor_add(d,
-		   number < KERNEL_MIN_MAJOR * 1000 + KERNEL_MIN_MINOR	  ? FINDING_FAIL
+		   number < KERNEL_MIN_MAJOR * 1000 + KERNEL_MIN_MINOR    ? FINDING_FAIL
 		   : number < KERNEL_MIN_MAJOR * 1000 + KERNEL_GOOD_MINOR ? FINDING_WARN
 									  : FINDING_OK,
 		   "kernel", "use Linux 5.10 or later; from 5.14 on everything is there", "%s %s",
@@ -394,7 +394,7 @@ static void check_mounts(struct doctor *d)
 		struct trial t = doctor_child(mounts[i].fn, NULL, TRIAL_DEADLINE_MS);
 
 		doctor_add(d,
-			   t.result == TRIAL_OK	      ? FINDING_OK
+			   t.result == TRIAL_OK       ? FINDING_OK
 			   : t.result == TRIAL_PARTLY ? FINDING_WARN
 						      : mounts[i].without,
 			   mounts[i].what, mounts[i].fix, "%s", t.text);

@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 #define KVM_DEADLINE_MS 1000
-#define GUEST_ADDRESS 0x1000
-#define GUEST_PORT 0x3f8
-#define GUEST_BYTE 0x42
-#define EXITS_MAX 16
+#define GUEST_ADDRESS   0x1000
+#define GUEST_PORT      0x3f8
+#define GUEST_BYTE      0x42
+#define EXITS_MAX       16
 
 #if defined(__x86_64__)
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define HELP_COLUMN 34
-#define HELP_WIDTH 96
+#define HELP_WIDTH  96
 
 /** print_folded: words from a column on, folded at the right margin. */
 static void print_folded(FILE *to, const char *text, int column)

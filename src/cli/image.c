@@ -18,9 +18,9 @@
 #include <unistd.h>
 
 #define IMAGE_DIR_DEFAULT "/var/cache/bivouac/images"
-#define ID_LEN 64
-#define TAIL_MAX (16 * 1024)
-#define PROGRESS_FD 3
+#define ID_LEN            64
+#define TAIL_MAX          (16 * 1024)
+#define PROGRESS_FD       3
 
 static const struct cli_flag flags_dir[] = {
 	{ .name = "image-dir",

@@ -152,11 +152,11 @@ static int run_execute(struct cli *cli, struct err *e)
 	if (!body)
 		return -1;
 	OWNED_MEM char *base = client_pool_endpoint(cli, e);
-	OWNED_MEM char *url =
-		base ? client_url_format(base, "/executions?api-version=%s&identifier=%s",
-					 args_text(&cli->args, "api-version"),
-					 args_text(&cli->args, "identifier"))
-		     : NULL;
+	OWNED_MEM char *url = base ? client_url_format(base,
+						       "/executions?api-version=%s&identifier=%s",
+						       args_text(&cli->args, "api-version"),
+						       args_text(&cli->args, "identifier"))
+				   : NULL;
 	struct client_request request = {
 		.plane = CLIENT_DATA,
 		.method = "POST",
@@ -216,10 +216,10 @@ static char *files_url(struct cli *cli, const struct place *place, const char *t
 
 	if (!base)
 		return NULL;
-	OWNED_MEM char *file =
-		place->name ? client_url_format("", "/%s", place->name) : str_dup(STR(""));
-	OWNED_MEM char *where =
-		*place->dir ? client_url_format("", "&path=%s", place->dir) : str_dup(STR(""));
+	OWNED_MEM char *file = place->name ? client_url_format("", "/%s", place->name)
+					   : str_dup(STR(""));
+	OWNED_MEM char *where = *place->dir ? client_url_format("", "&path=%s", place->dir)
+					    : str_dup(STR(""));
 	OWNED_MEM char *query =
 		client_url_format("", "?api-version=" CLIENT_DATA_VERSION "&identifier=%s", id);
 

@@ -13,7 +13,7 @@
 
 static const char *const formats[] = {
 	[OUTPUT_JSON] = "json", [OUTPUT_JSONC] = "jsonc", [OUTPUT_TABLE] = "table",
-	[OUTPUT_TSV] = "tsv",	[OUTPUT_NONE] = "none",	  NULL
+	[OUTPUT_TSV] = "tsv",   [OUTPUT_NONE] = "none",   NULL
 };
 
 static const struct cli_flag flags_global[] = {
@@ -65,8 +65,8 @@ static const struct cli_flag flags_global[] = {
 
 static const struct cli_group *const groups[] = {
 	&cli_group_sessionpool, &cli_group_session, &cli_group_interpreter,
-	&cli_group_group,	&cli_group_image,   &cli_group_token,
-	&cli_group_doctor,	&cli_group_top,	    NULL,
+	&cli_group_group,       &cli_group_image,   &cli_group_token,
+	&cli_group_doctor,      &cli_group_top,     NULL,
 };
 
 void cli_warn(const struct cli *cli, const char *fmt, ...)
@@ -97,9 +97,9 @@ int cli_confirm(const char *question, struct err *e)
 
 static int run_version(struct cli *cli, struct err *e)
 {
-	json_t *v =
-		json_pack("{ssssss}", "bivouac", BIVOUAC_VERSION, "jansson", jansson_version_str(),
-			  "libcurl", curl_version_info(CURLVERSION_NOW)->version);
+	json_t *v = json_pack("{ssssss}", "bivouac", BIVOUAC_VERSION, "jansson",
+			      jansson_version_str(), "libcurl",
+			      curl_version_info(CURLVERSION_NOW)->version);
 
 	if (!v)
 		return err_set(e, ERR_NOMEM, "out of memory");

@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COLOUR_KEY "\033[94m"
+#define COLOUR_KEY    "\033[94m"
 #define COLOUR_STRING "\033[32m"
-#define COLOUR_OTHER "\033[36m"
-#define COLOUR_OFF "\033[0m"
+#define COLOUR_OTHER  "\033[36m"
+#define COLOUR_OFF    "\033[0m"
 
 static bool add_real(struct buf *out, double v)
 {

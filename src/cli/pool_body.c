@@ -404,7 +404,7 @@ static int identity_apply(const struct args *a, json_t *body, json_t *properties
 	json_object_set_new(properties, "managedIdentitySettings", settings);
 	if (set_text(identity, "type",
 		     system && user ? "SystemAssigned, UserAssigned"
-		     : system	    ? "SystemAssigned"
+		     : system       ? "SystemAssigned"
 				    : "UserAssigned",
 		     e))
 		return -1;

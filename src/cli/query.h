@@ -11,7 +11,7 @@
 
 #include <jansson.h>
 
-#define QUERY_TEXT_MAX 1024
+#define QUERY_TEXT_MAX  1024
 #define QUERY_STEPS_MAX 64
 
 /** query_run: a new reference to what the expression selects (JSON null if nothing); NULL and e:

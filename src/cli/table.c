@@ -85,8 +85,8 @@ static int table_fill(struct libscols_table *table, const struct columns *c, con
 	for (size_t k = 0; k < c->count; k++) {
 		snprintf(title, sizeof(title), "%s", c->keys[k]);
 		title[0] = (char)toupper((unsigned char)title[0]);
-		/* Only the last column may be folded to the terminal's width: it is the prose one.
-		 */
+		/* Only the last column may be folded to the terminal's width: it
+		 * is the prose one. */
 		if (!scols_table_new_column(table, title, 0, k + 1 == c->count ? SCOLS_FL_WRAP : 0))
 			return err_set(e, ERR_NOMEM, "out of memory");
 	}

@@ -31,10 +31,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SUBSCRIPTION "00000000-0000-0000-0000-000000000000"
-#define DEV_OID "00000000-0000-0000-0000-0000000000d0"
+#define SUBSCRIPTION         "00000000-0000-0000-0000-000000000000"
+#define DEV_OID              "00000000-0000-0000-0000-0000000000d0"
 #define DEV_TOKEN_LIFETIME_S (30 * 86400)
-#define ARM_VERSION "2025-07-01"
+#define ARM_VERSION          "2025-07-01"
 
 static struct daemon {
 	struct options options;
@@ -71,7 +71,8 @@ static int parse_listen(const char *text, struct err *e)
 
 	if (!colon || colon == text || (size_t)(colon - text) >= sizeof(d.address) ||
 	    !str_to_u64(str_from(colon + 1), 65535, &port))
-		return err_set(e, ERR_INVALID, "--listen must be ADDR:PORT, as 127.0.0.1:8900, not '%s'", text);
+		return err_set(e, ERR_INVALID,
+			       "--listen must be ADDR:PORT, as 127.0.0.1:8900, not '%s'", text);
 	snprintf(d.address, sizeof(d.address), "%.*s", (int)(colon - text), text);
 	d.port = (uint16_t)port;
 	return 0;
@@ -111,9 +112,10 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 	char owner[16];
 
 	if (geteuid() != 0)
-		return err_set(e, ERR_FORBIDDEN,
-			       "must be started as root: it starts the jailer and then runs as user '%s'",
-			       o->user);
+		return err_set(
+			e, ERR_FORBIDDEN,
+			"must be started as root: it starts the jailer and then runs as user '%s'",
+			o->user);
 	if (privileges_find_user(o->user, &user, e) < 0 ||
 	    privileges_make_dir(o->state_dir, 0700, user.uid, e) < 0 ||
 	    privileges_make_dir(o->run_dir, 0755, 0, e) < 0)
@@ -123,14 +125,15 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 	if (lock_run_dir(run_dir, e) < 0)
 		return -1;
 	if (!realpath(o->images_dir, images_dir))
-		return err_set(e, ERR_NOT_FOUND,
-			       "image directory %s does not exist; make the image with: bivouac image build",
-			       o->images_dir);
+		return err_set(
+			e, ERR_NOT_FOUND,
+			"image directory %s does not exist; make the image with: bivouac image build",
+			o->images_dir);
 	if (images_open(d.binary_dir, images_dir, &d.images, e) < 0)
 		return -1;
 	snprintf(owner, sizeof(owner), "%u", user.uid);
-	const char *argv[] = { "bivouac-jailer", "--run-dir", run_dir,	    "--images", images_dir,
-			       "--owner",	 owner,	      "--uid-dir", o->uid_dir, NULL };
+	const char *argv[] = { "bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
+			       "--owner",        owner,       "--uid-dir", o->uid_dir, NULL };
 
 	if (privileges_start_jailer(d.binary_dir, argv, ret_jailer_fd, &d.jailer_pid, e) < 0)
 		return -1;
@@ -144,7 +147,8 @@ static void free_caller(void *arg)
 }
 
 /* Every route names a permission; its first word says for which plane the token must be. */
-static int authorize(struct http_request *rq, const struct http_route *route, void *ctx, struct err *e)
+static int authorize(struct http_request *rq, const struct http_route *route, void *ctx,
+		     struct err *e)
 {
 	struct identity_caller found;
 	struct str header = STR("");
@@ -152,8 +156,9 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 	(void)ctx;
 	if (!route->permission)
 		return 0;
-	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0 ? IDENTITY_PLANE_ARM :
-										 IDENTITY_PLANE_DATA;
+	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0
+					    ? IDENTITY_PLANE_ARM
+					    : IDENTITY_PLANE_DATA;
 
 	http_header(rq, "Authorization", &header);
 	if (identity_check(d.identity, header, plane, &found, e) < 0)
@@ -178,9 +183,11 @@ static void finished(struct http_request *rq, int status, int64_t duration_us, v
 	struct str method = http_method(rq);
 
 	(void)ctx;
-	/* SECURITY: the query may hold identifiers, the only secret of a session; it is not logged. */
-	log_msg(status >= 500 ? LOG_WARN : LOG_DEBUG, "%.*s %.*s -> %d in %" PRId64 " us, request %s",
-		STR_ARG(method), (int)(path.len < 300 ? path.len : 300), path.ptr, status, duration_us,
+	/* SECURITY: the query may hold identifiers, the only secret of a session;
+	 * it is not logged. */
+	log_msg(status >= 500 ? LOG_WARN : LOG_DEBUG,
+		"%.*s %.*s -> %d in %" PRId64 " us, request %s", STR_ARG(method),
+		(int)(path.len < 300 ? path.len : 300), path.ptr, status, duration_us,
 		http_request_id(rq));
 }
 
@@ -218,10 +225,12 @@ static void pool_changed(const char *key, bool deleted, void *arg)
 static int make_dev_pool(struct err *e)
 {
 	static const char group[] = "/subscriptions/" SUBSCRIPTION "/resourceGroups/default";
-	static const char pool[] = "/subscriptions/" SUBSCRIPTION
-				   "/resourceGroups/default/providers/Microsoft.App/sessionPools/default";
-	static const char key[] = "/subscriptions/" SUBSCRIPTION
-				  "/resourcegroups/default/providers/microsoft.app/sessionpools/default";
+	static const char pool[] =
+		"/subscriptions/" SUBSCRIPTION
+		"/resourceGroups/default/providers/Microsoft.App/sessionPools/default";
+	static const char key[] =
+		"/subscriptions/" SUBSCRIPTION
+		"/resourcegroups/default/providers/microsoft.app/sessionpools/default";
 	static const char pool_body[] =
 		"{\"location\":\"local\",\"properties\":{\"containerType\":\"PythonLTS\","
 		"\"poolManagementType\":\"Dynamic\","
@@ -257,8 +266,8 @@ static void print_ready(void)
 					   DEV_TOKEN_LIFETIME_S, &e);
 		if (!token || !arm_token)
 			fatal(&e);
-		line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint", d.base_url,
-				 "token", token, "armToken", arm_token);
+		line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint",
+				 d.base_url, "token", token, "armToken", arm_token);
 	} else {
 		line = json_pack("{s:s}", "armEndpoint", d.base_url);
 	}
@@ -289,7 +298,8 @@ static int start_http(struct err *e)
 	};
 
 	d.server = http_server_new(&config, &d.port, e);
-	if (!d.server || http_server_routes(d.server, own_routes, ARRAY_LEN(own_routes), NULL, e) < 0 ||
+	if (!d.server ||
+	    http_server_routes(d.server, own_routes, ARRAY_LEN(own_routes), NULL, e) < 0 ||
 	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0)
 		return -1;
 	snprintf(d.base_url, sizeof(d.base_url), "http://%s:%u", d.address, d.port);

@@ -25,7 +25,8 @@ static const struct option_row {
 	  "make a resource group and a session pool 'default', print tokens" },
 	{ "listen", TEXT, AT(listen), "ADDR:PORT", "127.0.0.1:8900", 0, 0,
 	  "where to serve HTTP; port 0 picks one" },
-	{ "state", TEXT, AT(state_dir), "DIR", "/var/lib/bivouac", 0, 0, "what must survive a reboot" },
+	{ "state", TEXT, AT(state_dir), "DIR", "/var/lib/bivouac", 0, 0,
+	  "what must survive a reboot" },
 	{ "run-dir", TEXT, AT(run_dir), "DIR", "/run/bivouac", 0, 0,
 	  "sockets and records of running sandboxes" },
 	{ "images", TEXT, AT(images_dir), "DIR", "/var/cache/bivouac/images", 0, 0,
@@ -33,8 +34,10 @@ static const struct option_row {
 	{ "user", TEXT, AT(user), "NAME", "bivouac", 0, 0, "user to run as after the start" },
 	{ "uid-dir", TEXT, AT(uid_dir), "DIR", "/run/bivouac-uids", 0, 0,
 	  "where the daemons of a machine share out host user ids" },
-	{ "location", TEXT, AT(location), "NAME", "local", 0, 0, "location that ARM resources show" },
-	{ "config", TEXT, AT(config), "FILE", NULL, 0, 0, "settings, section [bivouacd], these names" },
+	{ "location", TEXT, AT(location), "NAME", "local", 0, 0,
+	  "location that ARM resources show" },
+	{ "config", TEXT, AT(config), "FILE", NULL, 0, 0,
+	  "settings, section [bivouacd], these names" },
 	{ "log-level", TEXT, AT(log_level), "LEVEL", "info", 0, 0, "debug, info, warn or error" },
 	{ "keep-sessions", FLAG, AT(keep_sessions), NULL, NULL, 0, 0,
 	  "leave sessions running on SIGTERM; the next start takes them over" },
@@ -42,8 +45,10 @@ static const struct option_row {
 	  "ready sandboxes of a pool without readySessionInstances" },
 	{ "shells", NUMBER, AT(shells), "N", "4", 0, 10000,
 	  "sandboxes without a kernel kept per pool for when none is ready" },
-	{ "starting-max", NUMBER, AT(starting_max), "N", "8", 1, 1000, "sandboxes in the making at once" },
-	{ "connections-max", NUMBER, AT(connections_max), "N", "4096", 1, 19000, "HTTP connections at once" },
+	{ "starting-max", NUMBER, AT(starting_max), "N", "8", 1, 1000,
+	  "sandboxes in the making at once" },
+	{ "connections-max", NUMBER, AT(connections_max), "N", "4096", 1, 19000,
+	  "HTTP connections at once" },
 	{ "body-max", NUMBER, AT(body_max), "BYTES", "8388608", 1024, 1L << 30,
 	  "size of a JSON request body" },
 	{ "code-max", NUMBER, AT(code_max), "BYTES", "4194304", 1024, 7L << 20,
@@ -52,7 +57,8 @@ static const struct option_row {
 	  "most that outputStreamsMaxLength may ask for" },
 	{ "result-max", NUMBER, AT(result_max), "BYTES", "8388608", 1024, 8L << 20,
 	  "value and images of one execution" },
-	{ "list-max", NUMBER, AT(list_max), "N", "10000", 1, 100000, "entries of one file listing" },
+	{ "list-max", NUMBER, AT(list_max), "N", "10000", 1, 100000,
+	  "entries of one file listing" },
 	{ "executions-kept", NUMBER, AT(executions_kept), "N", "64", 1, 10000,
 	  "finished executions remembered per session" },
 	{ "idle-timeout", NUMBER, AT(idle_timeout_s), "SECONDS", "75", 1, 86400,
@@ -78,7 +84,8 @@ static int set(struct options *o, const struct option_row *r, const char *value,
 	switch (r->kind) {
 	case FLAG:
 		if (value && strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
-			return err_set(e, ERR_INVALID, "%s is true or false, not '%s'", r->name, value);
+			return err_set(e, ERR_INVALID, "%s is true or false, not '%s'", r->name,
+				       value);
 		*(bool *)field = !value || strcmp(value, "true") == 0;
 		return 0;
 	case TEXT:
@@ -86,8 +93,9 @@ static int set(struct options *o, const struct option_row *r, const char *value,
 		return 0;
 	case NUMBER:
 		if (!str_to_u64(str_from(value), (uint64_t)r->max, &n) || (long)n < r->min)
-			return err_set(e, ERR_INVALID, "%s must be a number from %ld to %ld, not '%s'",
-				       r->name, r->min, r->max, value);
+			return err_set(e, ERR_INVALID,
+				       "%s must be a number from %ld to %ld, not '%s'", r->name,
+				       r->min, r->max, value);
 		*(long *)field = (long)n;
 		return 0;
 	}
@@ -150,7 +158,8 @@ int options_parse(struct options *o, int argc, char **argv, struct err *e)
 			return err_set(e, ERR_INVALID, "unknown option '%s' (see --help)", argv[i]);
 		if (r->kind != FLAG && !value) {
 			if (++i >= argc)
-				return err_set(e, ERR_INVALID, "--%s needs a value: %s", r->name, r->arg);
+				return err_set(e, ERR_INVALID, "--%s needs a value: %s", r->name,
+					       r->arg);
 			value = argv[i];
 		}
 		if (set(o, r, value, e) < 0)

@@ -4,7 +4,8 @@
 /**
  * options: the daemon's settings, from one table: command line, configuration file, --help.
  *
- * Precedence: command line, then the file named by --config (INI, section [bivouacd], same names), then defaults.
+ * Precedence: command line, then the file named by --config (INI, section [bivouacd], same names),
+ * then defaults.
  */
 
 #include "base/err.h"

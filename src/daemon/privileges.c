@@ -36,12 +36,14 @@ int privileges_find_user(const char *name, struct privileges *ret, struct err *e
 	struct passwd *pw = getpwnam(name);
 
 	if (!pw)
-		return err_set(e, ERR_INVALID,
-			       "user '%s' does not exist; make it with: useradd --system --no-create-home --shell "
-			       "/usr/sbin/nologin %s (make deps does)",
-			       name, name);
+		return err_set(
+			e, ERR_INVALID,
+			"user '%s' does not exist; make it with: useradd --system --no-create-home --shell "
+			"/usr/sbin/nologin %s (make deps does)",
+			name, name);
 	if (pw->pw_uid == 0)
-		return err_set(e, ERR_INVALID, "--user %s is root; name a user without rights", name);
+		return err_set(e, ERR_INVALID, "--user %s is root; name a user without rights",
+			       name);
 	ret->uid = pw->pw_uid;
 	ret->gid = pw->pw_gid;
 	return 0;
@@ -59,8 +61,9 @@ int privileges_make_dir(const char *path, mode_t mode, uid_t owner, struct err *
 }
 
 /*
- * SECURITY: a daemon that was taken over finds no /proc, no /etc, no other user's files: an empty read-only root with its
- * two directories. It also makes them reachable below parents that only root may enter.
+ * SECURITY: a daemon that was taken over finds no /proc, no /etc, no other user's files: an empty
+ * read-only root with its two directories. It also makes them reachable below parents that only
+ * root may enter.
  */
 static int private_root(struct places *io, struct err *e)
 {
@@ -70,13 +73,15 @@ static int private_root(struct places *io, struct err *e)
 
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(e, "private mount namespace");
-	/* Opened in the new namespace (mounts of another cannot be bound), before /tmp is covered. */
+	/* Opened in the new namespace (mounts of another cannot be bound), before
+	 * /tmp is covered. */
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
 		dfds[i] = open(paths[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
 		if (dfds[i] < 0)
 			return err_sys(e, "open %s", paths[i]);
 	}
-	if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=755") < 0)
+	if (mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=755") <
+	    0)
 		return err_sys(e, "private root");
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
 		char from[64];
@@ -85,14 +90,15 @@ static int private_root(struct places *io, struct err *e)
 		snprintf(from, sizeof(from), "/proc/self/fd/%d", dfds[i]);
 		snprintf(to, sizeof(to), "/tmp/%s", names[i]);
 		if (mkdir(to, 0755) < 0 || mount(from, to, NULL, MS_BIND, NULL) < 0 ||
-		    mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		    mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+			  NULL) < 0)
 			return err_sys(e, "bind %s", paths[i]);
 		close(dfds[i]);
 	}
 	if (mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
 		  "size=64k,mode=755") < 0 ||
-	    chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
-	    chdir("/") < 0)
+	    chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+	    umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		return err_sys(e, "private root");
 	io->state_dir = "/state";
 	io->run_dir = "/run";
@@ -114,8 +120,8 @@ int privileges_drop(const struct privileges *p, struct places *io_places, struct
 	return 0;
 }
 
-int privileges_start_jailer(const char *binary_dir, const char *const *argv, int *ret_fd, pid_t *ret_pid,
-			    struct err *e)
+int privileges_start_jailer(const char *binary_dir, const char *const *argv, int *ret_fd,
+			    pid_t *ret_pid, struct err *e)
 {
 	char path[512];
 	int pair[2];

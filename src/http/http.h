@@ -2,19 +2,20 @@
 #pragma once
 
 /**
- * http: the server, on libmicrohttpd in external-epoll mode under the daemon's loop, and the router.
+ * http: the server, on libmicrohttpd in external-epoll mode under the daemon's loop, and the
+ * router.
  *
- * A request is owned by the server from its first header to the end of its response, or to the loss of
- * its client. A handler runs on the loop when the headers are in (body mode STREAM), or when headers and
- * whole body are in (NONE, BUFFER). It answers at once, or returns and answers later from any loop
- * callback: until then the connection is suspended and costs nothing. A handler that keeps the pointer
- * must register http_defer(): the deferred functions run exactly once when the request ends for whatever
- * reason, and after them the pointer is dead.
+ * A request is owned by the server from its first header to the end of its response, or to the loss
+ * of its client. A handler runs on the loop when the headers are in (body mode STREAM), or when
+ * headers and whole body are in (NONE, BUFFER). It answers at once, or returns and answers later
+ * from any loop callback: until then the connection is suspended and costs nothing. A handler that
+ * keeps the pointer must register http_defer(): the deferred functions run exactly once when the
+ * request ends for whatever reason, and after them the pointer is dead.
  *
- * Paths: split at '/', empty segments dropped ("//" collapses), each segment percent-decoded once after
- * splitting (so %2F stays inside its segment). Segments that decode to NUL bytes or invalid UTF-8 are
- * refused with 400. Query keys compare case-insensitively, values are percent-decoded once, '+' stays '+'.
- * Header names are case-insensitive. Every response carries `x-ms-request-id`.
+ * Paths: split at '/', empty segments dropped ("//" collapses), each segment percent-decoded once
+ * after splitting (so %2F stays inside its segment). Segments that decode to NUL bytes or invalid
+ * UTF-8 are refused with 400. Query keys compare case-insensitively, values are percent-decoded
+ * once, '+' stays '+'. Header names are case-insensitive. Every response carries `x-ms-request-id`.
  */
 
 #include "base/err.h"
@@ -28,9 +29,10 @@ struct http_request;
 enum http_body { HTTP_BODY_NONE, HTTP_BODY_BUFFER, HTTP_BODY_STREAM };
 
 /**
- * One row of a route table. pattern: "/a/{name}/b", literals match case-insensitively; a last segment
- * "{name*}" takes all remaining segments (at least one), joined by '/'. Rows are tried in order; a path that
- * matches rows of other methods only is 405 with Allow.
+ * One row of a route table. pattern: "/a/{name}/b", literals match case-insensitively; a last
+ * segment
+ * "{name*}" takes all remaining segments (at least one), joined by '/'. Rows are tried in order; a
+ * path that matches rows of other methods only is 405 with Allow.
  */
 struct http_route {
 	const char *method; /* "GET", … or "*" */
@@ -38,19 +40,20 @@ struct http_route {
 	void (*handler)(struct http_request *rq, void *ctx);
 	enum http_body body;
 	const char *permission; /* handed to the authorize hook; NULL: open to all */
-	const char *summary; /* for the OpenAPI document */
+	const char *summary;    /* for the OpenAPI document */
 };
 
 struct http_config {
-	const char *address; /* "127.0.0.1" */
-	uint16_t port; /* 0 picks one */
-	size_t connections_max; /* default 4096 */
-	size_t connection_memory; /* bytes for request line and headers of one connection; default 32 KiB */
-	unsigned idle_timeout_s; /* default 75 */
-	size_t body_max; /* of BUFFER bodies; default 4 MiB; larger is 413 */
+	const char *address;      /* "127.0.0.1" */
+	uint16_t port;            /* 0 picks one */
+	size_t connections_max;   /* default 4096 */
+	size_t connection_memory; /* bytes for request line and headers of one connection; default
+				     32 KiB */
+	unsigned idle_timeout_s;  /* default 75 */
+	size_t body_max;          /* of BUFFER bodies; default 4 MiB; larger is 413 */
 	/**
-	 * authorize: called with the headers, before any byte of the body is read; -1 refuses with e.
-	 * A 401 is answered as the real service does: empty body and WWW-Authenticate.
+	 * authorize: called with the headers, before any byte of the body is read; -1 refuses with
+	 * e. A 401 is answered as the real service does: empty body and WWW-Authenticate.
 	 */
 	int (*authorize)(struct http_request *rq, const struct http_route *route, void *ctx,
 			 struct err *e);
@@ -62,28 +65,31 @@ struct http_config {
 /** http_server_new: binds and listens; *ret_port is the bound port. */
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e);
-/** http_server_routes: adds a table (not copied, must outlive the server); ctx goes to its handlers. */
-int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count, void *ctx,
-		       struct err *e);
+/** http_server_routes: adds a table (not copied, must outlive the server); ctx goes to its
+ * handlers. */
+int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,
+		       void *ctx, struct err *e);
 /**
- * http_server_free: ends all requests (their deferred functions run) and closes all sockets. Not from a
- * handler, a sink or a deferred function.
+ * http_server_free: ends all requests (their deferred functions run) and closes all sockets. Not
+ * from a handler, a sink or a deferred function.
  */
 void http_server_free(struct http_server *s);
 
 /* Reading a request. Views live as long as the request. */
 struct str http_method(const struct http_request *rq);
-struct str http_path(const struct http_request *rq); /* raw, without query */
+struct str http_path(const struct http_request *rq);         /* raw, without query */
 struct str http_query_string(const struct http_request *rq); /* raw, without '?' */
 const struct http_route *http_route(const struct http_request *rq);
-/** http_param: decoded path segment named in the pattern; empty view if the pattern has no such name. */
+/** http_param: decoded path segment named in the pattern; empty view if the pattern has no such
+ * name. */
 struct str http_param(const struct http_request *rq, const char *name);
 bool http_query(const struct http_request *rq, const char *key, struct str *ret);
 bool http_header(const struct http_request *rq, const char *name, struct str *ret);
 void http_each_header(const struct http_request *rq,
 		      void (*fn)(void *arg, struct str name, struct str value), void *arg);
 struct str http_body(const struct http_request *rq); /* BUFFER only */
-/** http_base_url: "http://host:port" as the caller named the server (Host header, else the bound address). */
+/** http_base_url: "http://host:port" as the caller named the server (Host header, else the bound
+ * address). */
 const char *http_base_url(struct http_request *rq);
 const char *http_request_id(const struct http_request *rq);
 int64_t http_started_ns(const struct http_request *rq); /* monotonic */
@@ -97,12 +103,13 @@ int http_defer(struct http_request *rq, void (*fn)(void *arg), void *arg);
 
 /* Streaming request bodies (STREAM only). */
 /**
- * http_body_sink: chunks arrive at fn as they come; fn returns how many bytes it took. Less than len
- * pauses the client until http_body_resume(), which may call fn before it returns. len 0 with data NULL is
- * the end of the body. Called at most once per request, in the handler or later (the body waits). A complete
- * reply given before the end stops the body: what is still to come is dropped, and unless that is little
- * (64 KiB announced) the connection is closed after the reply. A streamed reply begun before the end leaves
- * when the body has come in; if it is ended (and so all in the queue) before that, it is a complete reply.
+ * http_body_sink: chunks arrive at fn as they come; fn returns how many bytes it took. Less than
+ * len pauses the client until http_body_resume(), which may call fn before it returns. len 0 with
+ * data NULL is the end of the body. Called at most once per request, in the handler or later (the
+ * body waits). A complete reply given before the end stops the body: what is still to come is
+ * dropped, and unless that is little (64 KiB announced) the connection is closed after the reply. A
+ * streamed reply begun before the end leaves when the body has come in; if it is ended (and so all
+ * in the queue) before that, it is a complete reply.
  */
 void http_body_sink(struct http_request *rq, size_t (*fn)(void *arg, const char *data, size_t len),
 		    void *arg);
@@ -110,8 +117,9 @@ void http_body_resume(struct http_request *rq);
 
 /* Answering. Exactly one of http_reply*, http_stream_begin per request. */
 /**
- * http_set_header: replaces, http_add_header: adds another of that name. -1 for names and values that are not
- * allowed (line breaks; Content-Length and Transfer-Encoding, which are the server's), or after the reply.
+ * http_set_header: replaces, http_add_header: adds another of that name. -1 for names and values
+ * that are not allowed (line breaks; Content-Length and Transfer-Encoding, which are the server's),
+ * or after the reply.
  */
 int http_set_header(struct http_request *rq, const char *name, const char *value);
 int http_add_header(struct http_request *rq, const char *name, const char *value);
@@ -120,16 +128,18 @@ void http_reply(struct http_request *rq, int status, const char *content_type, c
 void http_reply_owned(struct http_request *rq, int status, const char *content_type, char *data,
 		      size_t len); /* takes data, frees it with free() */
 void http_reply_empty(struct http_request *rq, int status);
-/** http_reply_err: {"error":{"code","message","traceId"}} with the status and code of e, x-ms-error-code. */
+/** http_reply_err: {"error":{"code","message","traceId"}} with the status and code of e,
+ * x-ms-error-code. */
 void http_reply_err(struct http_request *rq, const struct err *e);
 bool http_replied(const struct http_request *rq);
 
 /**
- * http_stream_begin: response body in pieces. length is exact, or -1 for chunked encoding. `drained` is
- * called when the queue has run below half of HTTP_STREAM_QUEUE_MAX after it was above or a write was cut
- * short; http_stream_write takes as many bytes as fit into the queue and returns their number (all of them when
- * nobody will read them: HEAD, or the client is gone). http_stream_end closes in order,
- * http_stream_abort cuts the connection so that the client sees a broken transfer.
+ * http_stream_begin: response body in pieces. length is exact, or -1 for chunked encoding.
+ * `drained` is called when the queue has run below half of HTTP_STREAM_QUEUE_MAX after it was above
+ * or a write was cut short; http_stream_write takes as many bytes as fit into the queue and returns
+ * their number (all of them when nobody will read them: HEAD, or the client is gone).
+ * http_stream_end closes in order, http_stream_abort cuts the connection so that the client sees a
+ * broken transfer.
  */
 #define HTTP_STREAM_QUEUE_MAX (256 * 1024)
 int http_stream_begin(struct http_request *rq, int status, const char *content_type, int64_t length,

@@ -25,8 +25,9 @@ static bool is_token(const char *name, size_t len)
 
 /*
  * SECURITY: a proxy in front of us and MHD must agree where a request ends, or one client can put a
- * request into another's connection. MHD takes the first of several lengths, ignores names with blanks
- * before the colon, and reads unknown transfer codings to the end of the connection: all refused here.
+ * request into another's connection. MHD takes the first of several lengths, ignores names with
+ * blanks before the colon, and reads unknown transfer codings to the end of the connection: all
+ * refused here.
  */
 static enum MHD_Result see_header(void *cls, enum MHD_ValueKind kind, const char *name,
 				  size_t name_len, const char *value, size_t value_len)
@@ -62,7 +63,8 @@ static int examine_framing(struct http_request *rq, const char *version, struct 
 		f.bad = "both Content-Length and Transfer-Encoding";
 	if (f.has_length && !f.bad && !str_to_u64(f.length, UINT64_MAX, &rq->content_length))
 		f.bad = "Content-Length is not a number";
-	/* The version follows the target's terminating NUL, unless the target holds a NUL itself. */
+	/* The version follows the target's terminating NUL, unless the target
+	 * holds a NUL itself. */
 	if (!f.bad && version != rq->uri_at + rq->uri.len + 1)
 		f.bad = "the request line holds a NUL byte";
 	rq->body_done = !rq->chunked && !rq->content_length;
@@ -72,7 +74,8 @@ static int examine_framing(struct http_request *rq, const char *version, struct 
 	return err_set(e, ERR_MALFORMED, "%s", f.bad);
 }
 
-/* Cuts the target into path and query; an absolute target (as sent to proxies) loses scheme and host. */
+/* Cuts the target into path and query; an absolute target (as sent to proxies) loses scheme and
+ * host. */
 static void cut_target(struct http_request *rq)
 {
 	struct str t = rq->uri;
@@ -151,8 +154,7 @@ static int admit(struct http_request *rq, const char *version, struct err *e)
 	if (find_route(rq, e) < 0)
 		return -1;
 	/* SECURITY: before any byte of the body is looked at, and before the handler exists. */
-	if (s->config.authorize &&
-	    s->config.authorize(rq, rq->match.route, s->config.ctx, e) < 0)
+	if (s->config.authorize && s->config.authorize(rq, rq->match.route, s->config.ctx, e) < 0)
 		return -1;
 	if (rq->content_length > body_limit(rq))
 		return too_large(rq, e);
@@ -184,9 +186,9 @@ enum MHD_Result intake_headers(struct http_request *rq, const char *method, cons
 	if (!rq->replied || (rq->body_done && !rq->close_now))
 		return MHD_YES;
 	/*
-	 * An answer queued now makes MHD refuse the body and close: right for a client that waits for
-	 * "100 Continue" and for one whose framing cannot be trusted. Others are sending already, and
-	 * would lose the answer to the reset that closing under unread data causes.
+	 * An answer queued now makes MHD refuse the body and close: right for a client that waits
+	 * for "100 Continue" and for one whose framing cannot be trusted. Others are sending
+	 * already, and would lose the answer to the reset that closing under unread data causes.
 	 */
 	if (rq->close_now || rq->expect_continue)
 		return reply_queue(rq);

@@ -4,16 +4,17 @@
 /**
  * internal: what the files of http/ share about servers and requests; nobody else includes it.
  *
- * server.c   the daemon under the loop: listening, pumping, MHD's callbacks, life and end of a request
- * intake.c   a request coming in: headers, framing, routing, authorization, body
- * request.c  accessors for handlers, memory of a request, streamed bodies in
- * reply.c    answers: complete, streamed, and early (before the request's body has come in)
+ * server.c   the daemon under the loop: listening, pumping, MHD's callbacks, life and end of a
+ * request intake.c   a request coming in: headers, framing, routing, authorization, body request.c
+ * accessors for handlers, memory of a request, streamed bodies in reply.c    answers: complete,
+ * streamed, and early (before the request's body has come in)
  *
- * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call it again
- * at once unless the connection is suspended. A connection suspended straight after a read is read again
- * when it is resumed, and the end of file of a client that half-closed then kills it before it is answered.
- * So the first complete call only marks the request `parked`; MHD then stops wanting to read, calls again in
- * the same pump, and that second call suspends. It also saves the useless read.
+ * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call
+ * it again at once unless the connection is suspended. A connection suspended straight after a read
+ * is read again when it is resumed, and the end of file of a client that half-closed then kills it
+ * before it is answered. So the first complete call only marks the request `parked`; MHD then stops
+ * wanting to read, calls again in the same pump, and that second call suspends. It also saves the
+ * useless read.
  */
 
 #include "base/list.h"
@@ -25,13 +26,15 @@
 #include <microhttpd.h>
 #include <stddef.h>
 
-/* A body not wanted any more is read and dropped up to this size, so that the connection stays usable. */
+/* A body not wanted any more is read and dropped up to this size, so that the connection stays
+ * usable. */
 #define BODY_DISCARD_MAX (64 * 1024)
-/* After an early reply that closes the connection: how much and how long the client may go on sending. */
+/* After an early reply that closes the connection: how much and how long the client may go on
+ * sending. */
 #define EARLY_DISCARD_MAX (16 * 1024 * 1024)
-#define EARLY_LINGER_MS 15000
-#define EARLY_IDLE_S 5
-#define HEADERS_OUT_MAX 64
+#define EARLY_LINGER_MS   15000
+#define EARLY_IDLE_S      5
+#define HEADERS_OUT_MAX   64
 
 struct http_server {
 	struct MHD_Daemon *mhd;
@@ -142,7 +145,8 @@ struct http_request {
 	bool close_now; /* framing cannot be trusted: answer, read nothing more */
 
 	/* life */
-	bool in_intake; /* inside one of the intake functions: they look after replies at their end */
+	bool in_intake; /* inside one of the intake functions: they look after replies at their end
+			 */
 	bool handled;
 	bool replied;
 	bool queued;

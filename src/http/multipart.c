@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 #define LINE_MAX_BYTES 128 /* longer lines before the first boundary cannot be one */
-#define PADDING_MAX 16 /* blanks that may follow a boundary */
-#define HELD_MAX (4 + MULTIPART_BOUNDARY_MAX + PADDING_MAX + 4)
+#define PADDING_MAX    16  /* blanks that may follow a boundary */
+#define HELD_MAX       (4 + MULTIPART_BOUNDARY_MAX + PADDING_MAX + 4)
 
 enum state { PREAMBLE, HEADERS, DATA, EPILOGUE };
 
@@ -20,7 +20,7 @@ struct multipart {
 	void *arg;
 	enum state state;
 	char delimiter[2 + MULTIPART_BOUNDARY_MAX]; /* "--" and the boundary */
-	size_t delimiter_len; /* 0: to be sniffed */
+	size_t delimiter_len;                       /* 0: to be sniffed */
 	unsigned parts;
 
 	/* PREAMBLE: the current line */
@@ -46,7 +46,8 @@ struct multipart {
 
 /* ---- parameters of Content-Type and Content-Disposition ---- */
 
-/* A parameter's value, quoted or not, decoded into out (as long as in at most); returns what follows. */
+/* A parameter's value, quoted or not, decoded into out (as long as in at most); returns what
+ * follows. */
 static struct str take_value(struct str in, char *out, struct str *ret)
 {
 	size_t n = 0;
@@ -74,7 +75,8 @@ static struct str take_value(struct str in, char *out, struct str *ret)
 	in = (struct str){ in.ptr + i, in.len - i };
 	const char *semi = memchr(in.ptr, ';', in.len);
 
-	return semi ? (struct str){ semi, (size_t)(in.ptr + in.len - semi) } : (struct str){ in.ptr, 0 };
+	return semi ? (struct str){ semi, (size_t)(in.ptr + in.len - semi) }
+		    : (struct str){ in.ptr, 0 };
 }
 
 /* Next parameter of *left, which starts at a ';'. Uses *out, which has room for all of it. */
@@ -124,7 +126,8 @@ static bool decode_extended(struct str in, char *out, struct str *ret)
 	}
 	if (!str_eq_nocase(charset, STR("iso-8859-1")))
 		return false;
-	/* Decode into the upper half, widen from the lower end: the reader stays ahead of the writer. */
+	/* Decode into the upper half, widen from the lower end: the reader stays ahead of the
+	 * writer. */
 	char *from = out + in.len;
 	size_t len = percent_decode(rest, from);
 	size_t n = 0;
@@ -179,8 +182,8 @@ static int boundary_from_type(struct multipart *m, struct str type, struct err *
 	return result;
 }
 
-struct multipart *multipart_new(struct str content_type, const struct multipart_events *events, void *arg,
-				struct err *e)
+struct multipart *multipart_new(struct str content_type, const struct multipart_events *events,
+				void *arg, struct err *e)
 {
 	struct multipart *m = calloc(1, sizeof(*m));
 
@@ -251,7 +254,8 @@ static int end_preamble_line(struct multipart *m, struct err *e)
 			start_headers(m);
 			return 0;
 		}
-		if (line.len == delimiter.len + 2 && memcmp(line.ptr, delimiter.ptr, delimiter.len) == 0 &&
+		if (line.len == delimiter.len + 2 &&
+		    memcmp(line.ptr, delimiter.ptr, delimiter.len) == 0 &&
 		    memcmp(line.ptr + delimiter.len, "--", 2) == 0) {
 			m->state = EPILOGUE;
 			return 0;
@@ -285,7 +289,8 @@ static int feed_preamble(struct multipart *m, struct str *in, struct err *e)
 			return -1;
 		/* Do not read on for ever in a body that cannot be sniffed. */
 		if (m->line_long && !m->delimiter_len)
-			return err_set(e, ERR_MALFORMED, "the request body is not multipart/form-data");
+			return err_set(e, ERR_MALFORMED,
+				       "the request body is not multipart/form-data");
 	}
 	return 0;
 }
@@ -337,8 +342,8 @@ static void read_header(struct part_text *t, struct str line)
 	if (!colon)
 		return;
 	struct str name = str_trim((struct str){ line.ptr, (size_t)(colon - line.ptr) });
-	struct str value = str_trim(
-		(struct str){ colon + 1, (size_t)(line.ptr + line.len - colon - 1) });
+	struct str value =
+		str_trim((struct str){ colon + 1, (size_t)(line.ptr + line.len - colon - 1) });
 
 	if (str_eq_nocase(name, STR("Content-Disposition")))
 		read_disposition(t, value);
@@ -374,7 +379,8 @@ static int begin_part(struct multipart *m, struct err *e)
 	free(mem);
 	m->state = DATA;
 	m->held_len = 0;
-	/* The line break of the empty line may already be that of the delimiter: a part without contents. */
+	/* The line break of the empty line may already be that of the delimiter: a part without
+	 * contents. */
 	m->at = D_TEXT;
 	m->matched = 0;
 	return result < 0 ? -1 : 0;
@@ -552,7 +558,8 @@ static int feed_data(struct multipart *m, struct str *in, struct err *e)
 		enum step step = delimiter_step(m, in->ptr[0]);
 
 		if (step == STEP_NOT) {
-			/* Data after all. The byte at hand is looked at again: it may start a delimiter. */
+			/* Data after all. The byte at hand is looked at again: it may start a
+			 * delimiter. */
 			memcpy(m->flush, m->held, m->held_len);
 			m->flush_len = m->held_len;
 			m->flush_at = 0;
@@ -604,6 +611,7 @@ int multipart_finish(struct multipart *m, struct err *e)
 	if (m->state == PREAMBLE && m->line_len && end_preamble_line(m, e) < 0)
 		return -1;
 	if (m->state != EPILOGUE)
-		return err_set(e, ERR_MALFORMED, "the request body ends before its closing boundary");
+		return err_set(e, ERR_MALFORMED,
+			       "the request body ends before its closing boundary");
 	return 0;
 }

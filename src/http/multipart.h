@@ -2,13 +2,15 @@
 #pragma once
 
 /**
- * multipart: incremental parser of multipart/form-data as real clients send it (clients.md, superset
- * contract §8): quoted and unquoted boundary and parameters, `filename*=` (RFC 5987, utf-8), raw UTF-8
- * names, part headers in any order, missing part Content-Type, LF instead of CRLF after the boundary,
- * a preamble, and a wrong Content-Type, in which case the boundary is sniffed from the first line.
+ * multipart: incremental parser of multipart/form-data as real clients send it (clients.md,
+ * superset contract §8): quoted and unquoted boundary and parameters, `filename*=` (RFC 5987,
+ * utf-8), raw UTF-8 names, part headers in any order, missing part Content-Type, LF instead of CRLF
+ * after the boundary, a preamble, and a wrong Content-Type, in which case the boundary is sniffed
+ * from the first line.
  *
- * Feed it bytes; it calls back. Memory is bounded: part headers MULTIPART_HEADERS_MAX, boundary 70 bytes
- * (RFC 2046), at most MULTIPART_PARTS_MAX parts. No allocation depends on the input otherwise.
+ * Feed it bytes; it calls back. Memory is bounded: part headers MULTIPART_HEADERS_MAX, boundary 70
+ * bytes (RFC 2046), at most MULTIPART_PARTS_MAX parts. No allocation depends on the input
+ * otherwise.
  */
 
 #include "base/err.h"
@@ -16,14 +18,14 @@
 
 #include <sys/types.h>
 
-#define MULTIPART_HEADERS_MAX (16 * 1024)
-#define MULTIPART_PARTS_MAX 64
+#define MULTIPART_HEADERS_MAX  (16 * 1024)
+#define MULTIPART_PARTS_MAX    64
 #define MULTIPART_BOUNDARY_MAX 70
 
 /** Views are valid during the call only. */
 struct multipart_part {
-	struct str name; /* decoded; empty if absent */
-	struct str filename; /* decoded, as the client sent it: hostile; ptr NULL if absent */
+	struct str name;         /* decoded; empty if absent */
+	struct str filename;     /* decoded, as the client sent it: hostile; ptr NULL if absent */
 	struct str content_type; /* empty if absent */
 };
 
@@ -41,9 +43,10 @@ struct multipart_events {
 
 struct multipart;
 
-/** multipart_new: content_type is the request's header (may be wrong or empty: then the boundary is sniffed). */
-struct multipart *multipart_new(struct str content_type, const struct multipart_events *events, void *arg,
-				struct err *e);
+/** multipart_new: content_type is the request's header (may be wrong or empty: then the boundary is
+ * sniffed). */
+struct multipart *multipart_new(struct str content_type, const struct multipart_events *events,
+				void *arg, struct err *e);
 void multipart_free(struct multipart *m);
 /**
  * multipart_feed: consumes up to len bytes. Returns the number consumed (less than len only after

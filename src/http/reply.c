@@ -10,15 +10,15 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define STREAM_RING_MIN 4096
+#define STREAM_RING_MIN  4096
 #define STREAM_RING_KEEP (16 * 1024)
-#define STREAM_BLOCK (64 * 1024)
+#define STREAM_BLOCK     (64 * 1024)
 
 /* ---- headers ---- */
 
 /*
- * SECURITY: names and values may come from sandboxes and upstreams; a line break would end the header and
- * let them write headers or whole responses of their own.
+ * SECURITY: names and values may come from sandboxes and upstreams; a line break would end the
+ * header and let them write headers or whole responses of their own.
  */
 static bool value_ok(const char *value)
 {
@@ -60,7 +60,8 @@ int http_add_header(struct http_request *rq, const char *name, const char *value
 {
 	struct header_out **end = &rq->headers;
 
-	if (rq->replied || rq->header_count >= HEADERS_OUT_MAX || !name_ok(name) || !value_ok(value))
+	if (rq->replied || rq->header_count >= HEADERS_OUT_MAX || !name_ok(name) ||
+	    !value_ok(value))
 		return -1;
 	struct header_out *h = request_alloc(rq, sizeof(*h));
 
@@ -94,9 +95,10 @@ int http_set_header(struct http_request *rq, const char *name, const char *value
 
 /*
  * MHD can answer only before the first or after the last byte of a request's body. An answer due in
- * between (refused upload, body over the limit, handler that has seen enough) is written to the socket
- * here, followed by the end of file, while MHD goes on reading and intake.c drops what it reads, so that
- * the client is not reset before it has read the answer. The connection is closed after that.
+ * between (refused upload, body over the limit, handler that has seen enough) is written to the
+ * socket here, followed by the end of file, while MHD goes on reading and intake.c drops what it
+ * reads, so that the client is not reset before it has read the answer. The connection is closed
+ * after that.
  */
 
 void early_free(struct early *early)
@@ -329,8 +331,9 @@ static void reply_unauthorized(struct http_request *rq, const struct err *e)
 	size_t len = 0;
 
 	if (http_header(rq, "Authorization", &unused)) {
-		len = (size_t)snprintf(text, sizeof(text), "Bearer error=\"invalid_token\", "
-							   "error_description=\"");
+		len = (size_t)snprintf(text, sizeof(text),
+				       "Bearer error=\"invalid_token\", "
+				       "error_description=\"");
 		for (const char *p = e->msg; *p && len < sizeof(text) - 2; p++)
 			if (*p >= ' ' && *p < 127 && *p != '"' && *p != '\\')
 				text[len++] = *p;
@@ -429,7 +432,8 @@ size_t http_stream_write(struct http_request *rq, const void *data, size_t len)
 	if (!st || rq->ended || st->ended || st->aborted || request_no_body(rq))
 		return len; /* nobody will read it */
 	if (st->length >= 0 && len > (uint64_t)(st->length - st->written)) {
-		http_stream_abort(rq); /* more than announced: the client must not take it for whole */
+		http_stream_abort(
+			rq); /* more than announced: the client must not take it for whole */
 		return len;
 	}
 	size_t n = HTTP_STREAM_QUEUE_MAX - st->len < len ? HTTP_STREAM_QUEUE_MAX - st->len : len;

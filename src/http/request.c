@@ -43,7 +43,8 @@ bool http_query(const struct http_request *rq, const char *key, struct str *ret)
 	if (!query_get(rq->query, str_from(key), &raw))
 		return false;
 	if (raw.len && memchr(raw.ptr, '%', raw.len)) {
-		/* The request's arena is not part of what a const request promises not to change. */
+		/* The request's arena is not part of what a const request
+		 * promises not to change. */
 		char *mem = request_alloc((struct http_request *)rq, raw.len);
 
 		if (!mem)
@@ -97,12 +98,13 @@ struct str http_body(const struct http_request *rq)
 }
 
 /*
- * SECURITY: the Host header ends up in URLs that clients follow and in documents that people read; only
- * the characters of a host and a port pass, anything else falls back to the bound address.
+ * SECURITY: the Host header ends up in URLs that clients follow and in documents that people read;
+ * only the characters of a host and a port pass, anything else falls back to the bound address.
  */
 static bool host_ok(struct str host)
 {
-	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]";
+	static const char allowed[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]";
 
 	if (!host.len || host.len > 260)
 		return false;
@@ -246,7 +248,8 @@ void request_deliver(struct http_request *rq)
 		rq->sink(rq->sink_arg, NULL, 0);
 	}
 	rq->in_sink = false;
-	/* Everything went: let the client send more. A complete request waits for its answer instead. */
+	/* Everything went: let the client send more. A complete request waits for its answer
+	 * instead. */
 	if (all && !rq->body_done && rq->suspended)
 		request_wake(rq);
 }

@@ -76,8 +76,9 @@ int router_split(struct str raw, char *mem, struct router_path *ret, struct err 
 		struct str seg = { out, percent_decode(piece, out) };
 
 		/*
-		 * SECURITY: everything behind the router may take a segment for text; a NUL would cut it
-		 * short in C strings, and bytes that are not UTF-8 have several readings downstream.
+		 * SECURITY: everything behind the router may take a segment for text; a NUL would
+		 * cut it short in C strings, and bytes that are not UTF-8 have several readings
+		 * downstream.
 		 */
 		if (memchr(seg.ptr, '\0', seg.len) || !utf8_valid(seg))
 			return err_set(e, ERR_MALFORMED,
@@ -112,7 +113,8 @@ static int compile_segment(struct str piece, bool last, struct segment *ret)
 {
 	*ret = (struct segment){ SEGMENT_LITERAL, piece };
 	if (piece.ptr[0] != '{')
-		return memchr(piece.ptr, '{', piece.len) || memchr(piece.ptr, '}', piece.len) ? -1 : 0;
+		return memchr(piece.ptr, '{', piece.len) || memchr(piece.ptr, '}', piece.len) ? -1
+											      : 0;
 	if (piece.len < 3 || piece.ptr[piece.len - 1] != '}')
 		return -1;
 	ret->kind = SEGMENT_PARAM;
@@ -154,7 +156,8 @@ static int compile(struct row *row, const char *pattern, struct err *e)
 		params += seg->kind != SEGMENT_LITERAL;
 	}
 	if (params > ROUTER_PARAMS_MAX)
-		return err_set(e, ERR_INTERNAL, "route pattern %s has too many parameters", pattern);
+		return err_set(e, ERR_INTERNAL, "route pattern %s has too many parameters",
+			       pattern);
 	return 0;
 }
 
@@ -298,7 +301,8 @@ static bool key_eq(struct str raw, struct str key)
 
 		if (n == 3 && got == 1)
 			i += 2;
-		if (k >= key.len || !str_eq_nocase((struct str){ c, 1 }, (struct str){ key.ptr + k, 1 }))
+		if (k >= key.len ||
+		    !str_eq_nocase((struct str){ c, 1 }, (struct str){ key.ptr + k, 1 }))
 			return false;
 	}
 	return k == key.len;

@@ -4,17 +4,18 @@
 /**
  * router: from a raw request path to a row of a route table; pure, no server behind it.
  *
- * A path is split at '/', empty segments are dropped, and each segment is percent-decoded once after the
- * splitting, so that %2F never makes a new segment. A '%' that two hexadecimal digits do not follow stays
- * as it is: real clients send file names unquoted. Patterns and the meaning of rows: http.h.
- * The decoded segments live in memory of the caller, lie in order and are joined by single '/' bytes.
+ * A path is split at '/', empty segments are dropped, and each segment is percent-decoded once
+ * after the splitting, so that %2F never makes a new segment. A '%' that two hexadecimal digits do
+ * not follow stays as it is: real clients send file names unquoted. Patterns and the meaning of
+ * rows: http.h. The decoded segments live in memory of the caller, lie in order and are joined by
+ * single '/' bytes.
  */
 
 #include "http/http.h"
 
 #define ROUTER_SEGMENTS_MAX 128
-#define ROUTER_PARAMS_MAX 8
-#define ROUTER_ALLOW_MAX 128
+#define ROUTER_PARAMS_MAX   8
+#define ROUTER_ALLOW_MAX    128
 
 struct router_path {
 	struct str segments[ROUTER_SEGMENTS_MAX];
@@ -37,10 +38,12 @@ enum router_result { ROUTER_FOUND, ROUTER_NOT_FOUND, ROUTER_METHOD };
 
 struct router;
 
-/** percent_decode: decodes once into out (raw.len bytes suffice; out may be raw.ptr) and returns the length. */
+/** percent_decode: decodes once into out (raw.len bytes suffice; out may be raw.ptr) and returns
+ * the length. */
 size_t percent_decode(struct str raw, char *out);
 
-/** router_split: decodes into mem (raw.len + 1 bytes). -1 for NUL bytes, bad UTF-8 or too many segments. */
+/** router_split: decodes into mem (raw.len + 1 bytes). -1 for NUL bytes, bad UTF-8 or too many
+ * segments. */
 int router_split(struct str raw, char *mem, struct router_path *ret, struct err *e);
 
 struct router *router_new(struct err *e);
@@ -55,5 +58,6 @@ enum router_result router_match(const struct router *r, struct str method,
 const char *router_allow(const struct router *r, const struct router_path *path,
 			 char buf[static ROUTER_ALLOW_MAX]);
 
-/** query_get: first value of key in a raw query; returns the raw view, to be decoded by the caller. */
+/** query_get: first value of key in a raw query; returns the raw view, to be
+ * decoded by the caller. */
 bool query_get(struct str query, struct str key, struct str *ret_raw);

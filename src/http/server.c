@@ -11,21 +11,23 @@
 #include <sys/socket.h>
 
 /*
- * Known limit of MHD 0.9.75: requests it cannot parse at all (header block larger than connection_memory,
- * malformed request line or header line, bad chunk sizes) are answered by MHD itself, before any callback, with
- * its own short HTML page (400, 413, 414, 431) and a closed connection. There is no hook to change it.
+ * Known limit of MHD 0.9.75: requests it cannot parse at all (header block larger than
+ * connection_memory, malformed request line or header line, bad chunk sizes) are answered by MHD
+ * itself, before any callback, with its own short HTML page (400, 413, 414, 431) and a closed
+ * connection. There is no hook to change it.
  */
 
 #define CONNECTIONS_DEFAULT 4096
-#define MEMORY_DEFAULT (32 * 1024)
-#define IDLE_DEFAULT_S 75
-#define BODY_DEFAULT (4 * 1024 * 1024)
-#define LISTEN_BACKLOG 1024
+#define MEMORY_DEFAULT      (32 * 1024)
+#define IDLE_DEFAULT_S      75
+#define BODY_DEFAULT        (4 * 1024 * 1024)
+#define LISTEN_BACKLOG      1024
 /* Rounds of MHD in one pump before other watchers of the loop get their turn. */
-#define PUMP_ROUNDS 32
+#define PUMP_ROUNDS  32
 #define ARENA_INLINE 768
 
-/* Servers to pump later in this turn. The queued jobs carry no pointer, so a server may go before them. */
+/* Servers to pump later in this turn. The queued jobs carry no pointer, so a server may go before
+ * them. */
 static struct list to_run = { &to_run, &to_run };
 
 int request_fd(const struct http_request *rq)
@@ -64,7 +66,8 @@ void request_kill(struct http_request *rq)
 {
 	if (rq->ended)
 		return;
-	/* MHD meets the end of file when it reads, and a refusal when it calls us: it ends the request. */
+	/* MHD meets the end of file when it reads, and a refusal when it calls us: it ends the
+	 * request. */
 	rq->killed = true;
 	shutdown(request_fd(rq), SHUT_RDWR);
 	request_wake(rq);
@@ -177,7 +180,8 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	struct http_server *s = cls;
 	size_t len = uri ? strlen(uri) : 0;
 	/* One block: the struct, the beginning of its arena (aligned), the target. */
-	size_t arena_at = (sizeof(struct http_request) + sizeof(max_align_t) - 1) & ~(sizeof(max_align_t) - 1);
+	size_t arena_at = (sizeof(struct http_request) + sizeof(max_align_t) - 1) &
+			  ~(sizeof(max_align_t) - 1);
 	struct http_request *rq = malloc(arena_at + ARENA_INLINE + len + 1);
 
 	if (!rq)
@@ -315,14 +319,13 @@ static int start_mhd(struct http_server *s, struct err *e)
 		return -1;
 	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. */
 	s->mhd = MHD_start_daemon(
-		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO, 0, NULL, NULL, on_access, s,
-		MHD_OPTION_LISTEN_SOCKET, fd,
-		MHD_OPTION_CONNECTION_LIMIT, (unsigned int)s->config.connections_max,
-		MHD_OPTION_CONNECTION_MEMORY_LIMIT, s->config.connection_memory,
-		MHD_OPTION_CONNECTION_TIMEOUT, s->config.idle_timeout_s,
-		MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-		MHD_OPTION_URI_LOG_CALLBACK, on_uri, s,
-		MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_END);
+		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO, 0, NULL, NULL, on_access,
+		s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+		(unsigned int)s->config.connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		s->config.connection_memory, MHD_OPTION_CONNECTION_TIMEOUT,
+		s->config.idle_timeout_s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+		MHD_OPTION_URI_LOG_CALLBACK, on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape,
+		NULL, MHD_OPTION_END);
 	if (!s->mhd)
 		return err_sys(e, "starting the HTTP server");
 	(void)take_fd(fd);
@@ -370,8 +373,8 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 	return NULL;
 }
 
-int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count, void *ctx,
-		       struct err *e)
+int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,
+		       void *ctx, struct err *e)
 {
 	return router_add(s->router, routes, count, ctx, e);
 }

@@ -19,12 +19,12 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#define KEY_FILE "issuer.jwk"
-#define LEEWAY_S 60
-#define ISSUER "bivouac"
-#define TENANT "00000000-0000-0000-0000-000000000000"
-#define HOWTO "Get a token with 'bivouac token'."
-#define HASH_SIZE 32
+#define KEY_FILE             "issuer.jwk"
+#define LEEWAY_S             60
+#define ISSUER               "bivouac"
+#define TENANT               "00000000-0000-0000-0000-000000000000"
+#define HOWTO                "Get a token with 'bivouac token'."
+#define HASH_SIZE            32
 #define ES256_SIGNATURE_TEXT 86 /* 64 bytes in base64url without padding */
 
 struct cached {
@@ -93,7 +93,7 @@ static int key_load(struct identity *id, int dir_fd, struct err *e)
 	if (!S_ISREG(sb.st_mode) || (sb.st_mode & 077))
 		return err_set(e, ERR_FORBIDDEN,
 			       "identity: " KEY_FILE " may be read by others (mode %03o); make it "
-						     "0600",
+			       "0600",
 			       (unsigned)(sb.st_mode & 0777));
 	buf_init(&text, 16 * 1024);
 	if (fd_read_file(dir_fd, KEY_FILE, 16 * 1024, &text, e) < 0) {
@@ -107,8 +107,8 @@ static int key_load(struct identity *id, int dir_fd, struct err *e)
 	    cjose_jwk_EC_get_curve(id->key, &ce) != CJOSE_JWK_EC_P_256)
 		return err_set(e, ERR_MALFORMED,
 			       "identity: " KEY_FILE " is not a JWK with a P-256 key; restore it, "
-						     "or remove it to get a new one (all tokens "
-						     "become invalid)");
+			       "or remove it to get a new one (all tokens "
+			       "become invalid)");
 	return 0;
 }
 
@@ -194,7 +194,7 @@ void identity_close(struct identity *id)
 {
 	if (!id)
 		return;
-	list_each (&id->lru, struct cached, lru, it)
+	list_each(&id->lru, struct cached, lru, it)
 		cache_drop(id, it);
 	map_done(&id->cache);
 	if (id->key)
@@ -317,7 +317,7 @@ static unsigned claimed_planes(const json_t *claims)
 
 	if (json_is_string(aud))
 		return audience_planes(str_from(json_string_value(aud)));
-	json_array_foreach (aud, i, item) {
+	json_array_foreach(aud, i, item) {
 		if (json_is_string(item))
 			planes |= audience_planes(str_from(json_string_value(item)));
 	}
@@ -394,8 +394,8 @@ static int read_claims(const json_t *claims, int64_t now_s, struct identity_call
 
 static int check_plane(const struct identity_caller *c, enum identity_plane plane, struct err *e)
 {
-	const char *want =
-		plane == IDENTITY_PLANE_ARM ? IDENTITY_AUDIENCE_ARM : IDENTITY_AUDIENCE_DATA;
+	const char *want = plane == IDENTITY_PLANE_ARM ? IDENTITY_AUDIENCE_ARM
+						       : IDENTITY_AUDIENCE_DATA;
 
 	if (c->planes & plane)
 		return 0;

@@ -16,10 +16,10 @@
 
 #include <stdint.h>
 
-#define IDENTITY_TOKEN_MAX (16 * 1024)
-#define IDENTITY_CACHE_MAX 1024
+#define IDENTITY_TOKEN_MAX     (16 * 1024)
+#define IDENTITY_CACHE_MAX     1024
 #define IDENTITY_AUDIENCE_DATA "https://dynamicsessions.io"
-#define IDENTITY_AUDIENCE_ARM "https://management.azure.com/"
+#define IDENTITY_AUDIENCE_ARM  "https://management.azure.com/"
 
 struct identity;
 
@@ -29,7 +29,7 @@ struct identity;
 enum identity_plane { IDENTITY_PLANE_DATA = 1, IDENTITY_PLANE_ARM = 2 };
 
 struct identity_caller {
-	char oid[64]; /* object id of the principal */
+	char oid[64];   /* object id of the principal */
 	char name[128]; /* for logs and systemData.createdBy */
 	unsigned planes;
 	int64_t expires_s; /* unix time */

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#define ID_SIZE 65
+#define ID_SIZE      65
 #define METADATA_MAX (4u << 20)
 
 static const struct {
@@ -23,7 +23,8 @@ struct images {
 	} of[ARRAY_LEN(kinds)];
 };
 
-static int load(struct images *im, size_t k, const char *binary_dir, const char *images_dir, struct err *e)
+static int load(struct images *im, size_t k, const char *binary_dir, const char *images_dir,
+		struct err *e)
 {
 	OWNED_MEM char *id_path = str_printf("%s/%s.image-id", binary_dir, kinds[k].runtime);
 	struct buf b;
@@ -45,9 +46,10 @@ static int load(struct images *im, size_t k, const char *binary_dir, const char 
 
 	if (!root || !metadata || stat(root, &st) < 0) {
 		buf_done(&b);
-		return err_set(e, ERR_NOT_FOUND,
-			       "the %s image of this version (%.16s…) is not in %s; build it with: bivouac image build",
-			       kinds[k].runtime, im->of[k].id, images_dir);
+		return err_set(
+			e, ERR_NOT_FOUND,
+			"the %s image of this version (%.16s…) is not in %s; build it with: bivouac image build",
+			kinds[k].runtime, im->of[k].id, images_dir);
 	}
 	if (fd_read_file(AT_FDCWD, metadata, METADATA_MAX, &b, e) < 0) {
 		buf_done(&b);

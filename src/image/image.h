@@ -4,8 +4,9 @@
 /**
  * image: which image serves a container type, and what is in it.
  *
- * Images are built beforehand (`bivouac image build`) as <images>/<id>/rootfs, where id is a hash over everything
- * that makes the image. Which id belongs to this build of the daemon is written down beside its program
+ * Images are built beforehand (`bivouac image build`) as <images>/<id>/rootfs, where id is a hash
+ * over everything that makes the image. Which id belongs to this build of the daemon is written
+ * down beside its program
  * (<runtime>.image-id), so that two versions on one machine do not mix.
  */
 

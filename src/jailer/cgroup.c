@@ -57,7 +57,8 @@ static int make_instance(const char *mount, int version, const char *instance, s
 
 			snprintf(file, sizeof(file), "%s/cgroup.subtree_control",
 				 levels[i] ? levels[i] : path);
-			/* One by one: a controller that is not delegated must not keep the others off. */
+			/* One by one: a controller that is not delegated must not keep the others
+			 * off. */
 			for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 				char word[16];
 
@@ -167,7 +168,8 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 			struct err *e)
 {
 	if (version == 1) {
-		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64, lim->memory_bytes) < 0)
+		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64,
+			lim->memory_bytes) < 0)
 			return -1;
 		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
 			   lim->memory_bytes);
@@ -177,7 +179,8 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 	return set(dfd, sid, "memory.swap.max", true, e, "0");
 }
 
-static int limit_cpu(int dfd, int version, const char *sid, const struct jailer_limits *lim, struct err *e)
+static int limit_cpu(int dfd, int version, const char *sid, const struct jailer_limits *lim,
+		     struct err *e)
 {
 	if (!lim->cpu_millis)
 		return 0;
@@ -241,7 +244,8 @@ int cgroup_create(const struct cgroup_layout *l, const char *sid, const struct j
 static bool same_v2_tree(const struct cgroup_layout *l, size_t c)
 {
 	for (size_t i = 0; i < c; i++)
-		if (l->ctrl[i].parent_dfd >= 0 && l->ctrl[i].version == 2 && l->ctrl[c].version == 2)
+		if (l->ctrl[i].parent_dfd >= 0 && l->ctrl[i].version == 2 &&
+		    l->ctrl[c].version == 2)
 			return true;
 	return false;
 }
@@ -254,8 +258,8 @@ int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pi
 		if (l->ctrl[c].parent_dfd < 0 || v1_cpu || same_v2_tree(l, c))
 			continue;
 		if (set(l->ctrl[c].parent_dfd, sid,
-			l->ctrl[c].version == 2 ? "agent/cgroup.procs" : "cgroup.procs", false, e, "%d",
-			(int)pid) < 0)
+			l->ctrl[c].version == 2 ? "agent/cgroup.procs" : "cgroup.procs", false, e,
+			"%d", (int)pid) < 0)
 			return -1;
 	}
 	return 0;
@@ -329,7 +333,8 @@ static void kill_listed(int dfd, const char *path)
 		for (char *p = text.ptr; p && *p;) {
 			long pid = strtol(p, &p, 10);
 
-			/* SECURITY: these pids come from the kernel, for cgroups that hold only our sandboxes. */
+			/* SECURITY: these pids come from the kernel, for cgroups that hold only our
+			 * sandboxes. */
 			if (pid > 1)
 				kill((pid_t)pid, SIGKILL);
 			while (*p == '\n')
@@ -377,7 +382,8 @@ static uint64_t read_number(int dfd, const char *sid, const char *file, const ch
 	return v;
 }
 
-int cgroup_stats(const struct cgroup_layout *l, const char *sid, struct jailer_stats *ret, struct err *e)
+int cgroup_stats(const struct cgroup_layout *l, const char *sid, struct jailer_stats *ret,
+		 struct err *e)
 {
 	int memory = l->ctrl[CGROUP_MEMORY].parent_dfd;
 	int cpu = l->ctrl[CGROUP_CPU].parent_dfd;

@@ -4,10 +4,11 @@
 /**
  * cgroup: one place that knows cgroup v1, v2 and the hybrid of both. Jailer only.
  *
- * All sandboxes of a daemon live below <hierarchy>/bivouac/<instance>/<sid>. Memory and pids limits hold for
- * everything in the sandbox; the CPU quota holds for kernels only, so that a throttled kernel cannot delay the
- * agent's timeouts. On v2 that needs two leaves, <sid>/agent and <sid>/kernel; on v1 the agent simply
- * stays out of the cpu hierarchy. A controller that the machine lacks is named in `missing`.
+ * All sandboxes of a daemon live below <hierarchy>/bivouac/<instance>/<sid>. Memory and pids limits
+ * hold for everything in the sandbox; the CPU quota holds for kernels only, so that a throttled
+ * kernel cannot delay the agent's timeouts. On v2 that needs two leaves, <sid>/agent and
+ * <sid>/kernel; on v1 the agent simply stays out of the cpu hierarchy. A controller that the
+ * machine lacks is named in `missing`.
  */
 
 #include "base/jailer_proto.h"
@@ -20,8 +21,9 @@ enum cgroup_controller { CGROUP_MEMORY, CGROUP_PIDS, CGROUP_CPU, CGROUP_CONTROLL
 
 struct cgroup_layout {
 	struct {
-		int parent_dfd; /* <hierarchy>/bivouac/<instance>, -1 if the controller is missing */
-		int version; /* 1 or 2 */
+		int parent_dfd; /* <hierarchy>/bivouac/<instance>, -1 if the controller is missing
+				 */
+		int version;    /* 1 or 2 */
 	} ctrl[CGROUP_CONTROLLERS];
 	char instance[32];
 	char missing[64];
@@ -32,13 +34,13 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e);
 /** cgroup_close: removes the instance's directories if they are empty. */
 void cgroup_close(struct cgroup_layout *l);
 
-int cgroup_create(const struct cgroup_layout *l, const char *sid, const struct jailer_limits *limits,
-		  struct err *e);
+int cgroup_create(const struct cgroup_layout *l, const char *sid,
+		  const struct jailer_limits *limits, struct err *e);
 /** cgroup_attach_agent: moves a process in by pid. */
 int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pid, struct err *e);
 /**
- * cgroup_kernel_fds: descriptors of cgroup.procs files; a process that writes "0" to each joins as a kernel.
- * Returns how many (at most CGROUP_CONTROLLERS); the caller closes them.
+ * cgroup_kernel_fds: descriptors of cgroup.procs files; a process that writes "0" to each joins as
+ * a kernel. Returns how many (at most CGROUP_CONTROLLERS); the caller closes them.
  */
 int cgroup_kernel_fds(const struct cgroup_layout *l, const char *sid, int fds[CGROUP_CONTROLLERS],
 		      struct err *e);

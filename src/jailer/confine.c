@@ -52,10 +52,12 @@ int confine_become_session(struct err *e)
 	}
 	if (setgroups(0, NULL) < 0 || setresgid(CONFINE_UID, CONFINE_UID, CONFINE_UID) < 0)
 		return err_sys(e, "become the session group");
-	/* SECURITY: uid 0 means nothing from here on; without the set-uid fix-up the capabilities stay until
-	 * drop_caps(), which needs CAP_SETPCAP to empty the bounding set. All bits are locked. */
+	/* SECURITY: uid 0 means nothing from here on; without the set-uid fix-up the capabilities
+	 * stay until drop_caps(), which needs CAP_SETPCAP to empty the bounding set. All bits are
+	 * locked. */
 	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
-					     SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED) < 0)
+					     SECBIT_NO_SETUID_FIXUP_LOCKED |
+					     SECBIT_KEEP_CAPS_LOCKED) < 0)
 		return err_sys(e, "securebits");
 	if (setresuid(CONFINE_UID, CONFINE_UID, CONFINE_UID) < 0)
 		return err_sys(e, "become the session user");

@@ -2,9 +2,9 @@
 #pragma once
 
 /**
- * confine: the last steps before code of a sandbox runs: session user, no capabilities, no way to gain any,
- * the system-call filter. Used by the launcher of the agent and by zygotes in a freshly forked kernel,
- * when the process is already in the sandbox's namespaces.
+ * confine: the last steps before code of a sandbox runs: session user, no capabilities, no way to
+ * gain any, the system-call filter. Used by the launcher of the agent and by zygotes in a freshly
+ * forked kernel, when the process is already in the sandbox's namespaces.
  */
 
 #include "base/err.h"
@@ -12,7 +12,9 @@
 /** User and group of everything inside a sandbox. The image has them as `session`. */
 #define CONFINE_UID 1000
 
-/** confine_become_session: resource limits, ids, securebits, empty capability sets, no_new_privs. */
+/** confine_become_session: resource limits, ids, securebits, empty capability
+ * sets, no_new_privs. */
 int confine_become_session(struct err *e);
-/** confine_install_filter: loads the compiled BPF of a memfd (seccomp_compile) into the calling process. */
+/** confine_install_filter: loads the compiled BPF of a memfd (seccomp_compile) into the calling
+ * process. */
 int confine_install_filter(int fd, struct err *e);

@@ -31,27 +31,27 @@ static int make_dev(const char *target, struct err *e)
 		unsigned minor;
 		unsigned major;
 	} nodes[] = {
-		{ "null", 3, 1 },   { "zero", 5, 1 },	 { "full", 7, 1 },
+		{ "null", 3, 1 },   { "zero", 5, 1 },    { "full", 7, 1 },
 		{ "random", 8, 1 }, { "urandom", 9, 1 }, { "tty", 0, 5 },
 	};
 	static const char *const links[][2] = {
-		{ "/proc/self/fd", "fd" },
-		{ "/proc/self/fd/0", "stdin" },
-		{ "/proc/self/fd/1", "stdout" },
-		{ "/proc/self/fd/2", "stderr" },
+		{ "/proc/self/fd", "fd" },       { "/proc/self/fd/0", "stdin" },
+		{ "/proc/self/fd/1", "stdout" }, { "/proc/self/fd/2", "stderr" },
 		{ "pts/ptmx", "ptmx" },
 	};
 	char dev[512];
 
 	snprintf(dev, sizeof(dev), "%s/dev", target);
-	if (mount("tmpfs", dev, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=32") < 0)
+	if (mount("tmpfs", dev, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=32") <
+	    0)
 		return err_sys(e, "mount %s", dev);
 	OWNED_FD int dfd = open(dev, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (dfd < 0)
 		return err_sys(e, "open %s", dev);
 	for (size_t i = 0; i < ARRAY_LEN(nodes); i++)
-		if (mknodat(dfd, nodes[i].name, S_IFCHR, makedev(nodes[i].major, nodes[i].minor)) < 0 ||
+		if (mknodat(dfd, nodes[i].name, S_IFCHR, makedev(nodes[i].major, nodes[i].minor)) <
+			    0 ||
 		    fchmodat(dfd, nodes[i].name, 0666, 0) < 0)
 			return err_sys(e, "make device %s", nodes[i].name);
 	for (size_t i = 0; i < ARRAY_LEN(links); i++)
@@ -59,7 +59,8 @@ static int make_dev(const char *target, struct err *e)
 			return err_sys(e, "make /dev/%s", links[i][1]);
 	if (mkdirat(dfd, "shm", 0755) < 0 || mkdirat(dfd, "pts", 0755) < 0)
 		return err_sys(e, "make /dev directories");
-	if (mount(NULL, dev, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) < 0)
+	if (mount(NULL, dev, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, NULL) <
+	    0)
 		return err_sys(e, "remount %s", dev);
 	return 0;
 }
@@ -73,8 +74,10 @@ int jail_template(int rootfs_dfd, const char *target, struct err *e)
 	snprintf(source, sizeof(source), "/proc/self/fd/%d", rootfs_dfd);
 	if (mount(source, target, NULL, MS_BIND, NULL) < 0)
 		return err_sys(e, "bind image");
-	/* SECURITY: read-only, no device nodes, no setuid: flags that a less privileged mount namespace cannot clear. */
-	if (mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) < 0)
+	/* SECURITY: read-only, no device nodes, no setuid: flags that a less privileged mount
+	 * namespace cannot clear. */
+	if (mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV,
+		  NULL) < 0)
 		return err_sys(e, "remount image read-only");
 	return make_dev(target, e);
 }
@@ -85,8 +88,8 @@ static int mount_tmpfs(const char *where, uint64_t size, uint32_t inodes, const 
 	char options[160];
 
 	snprintf(options, sizeof(options),
-		 "size=%" PRIu64 ",nr_inodes=%u,mode=%s,uid=%d,gid=%d,huge=never", size, inodes, mode,
-		 CONFINE_UID, CONFINE_UID);
+		 "size=%" PRIu64 ",nr_inodes=%u,mode=%s,uid=%d,gid=%d,huge=never", size, inodes,
+		 mode, CONFINE_UID, CONFINE_UID);
 	if (mount("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV | flags, options) == 0)
 		return 0;
 	/* Kernels without huge pages refuse the word. */
@@ -103,11 +106,13 @@ static int enter_root(const struct jail_spawn *s, struct err *e)
 {
 	const struct jailer_limits *lim = s->limits;
 
-	/* Nothing we mount may travel back to the host, nothing the host mounts later may come here. */
+	/* Nothing we mount may travel back to the host, nothing the host mounts later may come
+	 * here. */
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(e, "make mounts private");
 	/* A fresh bind mount: inherited ones are locked and cannot become the root. */
-	if (mount(s->template, s->template, NULL, MS_BIND | MS_REC, NULL) < 0 || chdir(s->template) < 0)
+	if (mount(s->template, s->template, NULL, MS_BIND | MS_REC, NULL) < 0 ||
+	    chdir(s->template) < 0)
 		return err_sys(e, "bind the root");
 	if (mount_tmpfs("tmp", lim->tmp_bytes, lim->inodes, "1777", 0, e) < 0 ||
 	    mount_tmpfs("home/session", lim->tmp_bytes, lim->inodes, "755", 0, e) < 0 ||
@@ -119,8 +124,8 @@ static int enter_root(const struct jail_spawn *s, struct err *e)
 	/* A terminal is no loss worth a refusal: some hosts forbid devpts in user namespaces. */
 	(void)!mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
 		     "newinstance,ptmxmode=0666,mode=0620");
-	/* SECURITY: the old root is detached with everything on it; no path or descriptor leads back, because
-	 * close_range() below leaves none that names a directory. */
+	/* SECURITY: the old root is detached with everything on it; no path or descriptor leads
+	 * back, because close_range() below leaves none that names a directory. */
 	if (syscall(SYS_pivot_root, ".", ".") < 0)
 		return err_sys(e, "pivot_root");
 	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
@@ -143,15 +148,17 @@ static int bring_lo_up(struct err *e)
 static int child_main(const struct jail_spawn *s, int sync_fd, struct err *e)
 {
 	static const char *const argv[] = { "bivouac-agent", NULL };
-	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/home/session", NULL };
+	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin",
+					    "HOME=/home/session", NULL };
 	sigset_t none;
 	char go;
 
-	/* The parent maps our ids and puts us into our cgroups first; if it dies we see the end of the socket. */
+	/* The parent maps our ids and puts us into our cgroups first; if it dies we see the end of
+	 * the socket. */
 	if (read(sync_fd, &go, 1) != 1)
 		return err_set(e, ERR_SYSTEM, "the jailer went away");
-	/* SECURITY: now, and not with clone: the namespace's root is the cgroup we are in, so the path of the
-	 * host's hierarchy is invisible. */
+	/* SECURITY: now, and not with clone: the namespace's root is the cgroup we are in, so the
+	 * path of the host's hierarchy is invisible. */
 	if (unshare(CLONE_NEWCGROUP) < 0)
 		return err_sys(e, "cgroup namespace");
 	if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
@@ -162,7 +169,8 @@ static int child_main(const struct jail_spawn *s, int sync_fd, struct err *e)
 		return -1;
 	setsid();
 	umask(022);
-	/* Descriptors into place: 3 listening socket, 4 memory events, 5 agent binary, 6 filter, 7 status. */
+	/* Descriptors into place: 3 listening socket, 4 memory events, 5 agent binary, 6 filter, 7
+	 * status. */
 	int want[] = { s->listen_fd, s->oom_fd, s->agent_fd, s->seccomp_fd, sync_fd };
 	int high[ARRAY_LEN(want)];
 
@@ -212,8 +220,8 @@ static int map_ids(pid_t pid, uid_t base, struct err *e)
 	return 0;
 }
 
-int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, struct err *e), void *arg,
-	       pid_t *ret_pid, int *ret_pidfd, struct err *e)
+int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, struct err *e),
+	       void *arg, pid_t *ret_pid, int *ret_pidfd, struct err *e)
 {
 	int sync[2];
 
@@ -247,7 +255,8 @@ int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, s
 	if (map_ids((pid_t)pid, s->uid_base, e) == 0 && attach((pid_t)pid, arg, e) == 0) {
 		ssize_t n = write(ours, "g", 1);
 
-		/* End of the socket without a report: the agent is running (its copy closed on exec). */
+		/* End of the socket without a report: the agent is running (its copy closed on
+		 * exec). */
 		n = n == 1 ? read(ours, &report, sizeof(report)) : -1;
 		if (n == 0)
 			rc = 0;

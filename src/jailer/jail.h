@@ -2,10 +2,12 @@
 #pragma once
 
 /**
- * jail: what happens inside the new namespaces: the mount tree, the identity, the exec of the agent.
+ * jail: what happens inside the new namespaces: the mount tree, the identity, the exec of the
+ * agent.
  *
- * A template tree is built once per image in the jailer's private mount namespace: the image read-only, with a
- * /dev of six device nodes. A sandbox clones that namespace, adds its own tmpfs and /proc, and makes the tree its root.
+ * A template tree is built once per image in the jailer's private mount namespace: the image
+ * read-only, with a /dev of six device nodes. A sandbox clones that namespace, adds its own tmpfs
+ * and /proc, and makes the tree its root.
  */
 
 #include "base/jailer_proto.h"
@@ -13,7 +15,8 @@
 
 #include <sys/types.h>
 
-/** Host ids of one sandbox: base + 0 is the namespace's root (owns nothing, runs nothing), base + 1 the session. */
+/** Host ids of one sandbox: base + 0 is the namespace's root (owns nothing, runs nothing), base + 1
+ * the session. */
 #define JAIL_IDS_PER_SLOT 16
 
 /** jail_template: mounts rootfs_dfd read-only at `target` with a private /dev. */
@@ -25,13 +28,13 @@ struct jail_spawn {
 	int agent_fd; /* the agent's binary, sealed */
 	int seccomp_fd;
 	int listen_fd; /* becomes fd 3 of the agent */
-	int oom_fd; /* becomes fd 4; -1 allowed */
+	int oom_fd;    /* becomes fd 4; -1 allowed */
 	uid_t uid_base;
 };
 
 /**
- * jail_spawn: makes all seven namespaces, runs the agent as PID 1. `attach` is called in the parent with the child's
- * pid while the child waits. On success *ret_pid and *ret_pidfd are set.
+ * jail_spawn: makes all seven namespaces, runs the agent as PID 1. `attach` is called in the parent
+ * with the child's pid while the child waits. On success *ret_pid and *ret_pidfd are set.
  */
-int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, struct err *e), void *arg,
-	       pid_t *ret_pid, int *ret_pidfd, struct err *e);
+int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, struct err *e),
+	       void *arg, pid_t *ret_pid, int *ret_pidfd, struct err *e);

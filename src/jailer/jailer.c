@@ -21,8 +21,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* SECURITY: sandboxes run the agent from a sealed copy, so that nothing they do can reach the file on the host
- * (CVE-2019-5736). */
+/* SECURITY: sandboxes run the agent from a sealed copy, so that nothing they do can reach the file
+ * on the host (CVE-2019-5736). */
 static int load_agent(const char *binary_dir, struct err *e)
 {
 	char path[320];
@@ -61,7 +61,8 @@ static int open_below(const char *run_dir, const char *name, mode_t mode, struct
 	return fd < 0 ? err_sys(e, "open %s", path) : fd;
 }
 
-/* A private view of the host's mounts, with nothing in it that a sandbox would have to copy for no use. */
+/* A private view of the host's mounts, with nothing in it that a sandbox would have to copy for no
+ * use. */
 static int private_mounts(struct err *e)
 {
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
@@ -81,7 +82,8 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 	list_init(&j->busy);
 	if (stat(config->run_dir, &st) < 0)
 		return err_sys(e, "run directory %s", config->run_dir);
-	/* Device and inode name the instance: stable over restarts on the same directory, unique on the machine. */
+	/* Device and inode name the instance: stable over restarts on the same directory, unique on
+	 * the machine. */
 	snprintf(instance, sizeof(instance), "%08llx",
 		 (unsigned long long)((st.st_dev * 2654435761u) ^ st.st_ino) & 0xffffffffu);
 	if (private_mounts(e) < 0 || cgroup_open(&j->cgroups, instance, e) < 0 ||
@@ -103,8 +105,8 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 
 	if (images < 0)
 		return err_sys(e, "image directory %s", config->images_dir);
-	j->zygote_config = (struct zygote_config){ images, config->run_dir, config->binary_dir,
-						   j->filter_fd };
+	j->zygote_config =
+		(struct zygote_config){ images, config->run_dir, config->binary_dir, j->filter_fd };
 	j->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (j->epoll_fd < 0)
 		return err_sys(e, "epoll");
@@ -155,7 +157,8 @@ static void jailer_done(struct jailer *j)
 	char path[320];
 
 	cgroup_close(&j->cgroups);
-	for (const char *const *name = (const char *const[]){ "j", "s", "t", NULL }; *name; name++) {
+	for (const char *const *name = (const char *const[]){ "j", "s", "t", NULL }; *name;
+	     name++) {
 		snprintf(path, sizeof(path), "%s/%s", j->config.run_dir, *name);
 		rmdir(path);
 	}
@@ -178,7 +181,8 @@ int jailer_run(const struct jailer_config *config)
 	opcode_reply(j, JAILER_RESTARTED, 0, &e, 0, -1);
 	for (bool serving = true; serving;) {
 		struct epoll_event events[64];
-		int n = epoll_wait(j->epoll_fd, events, ARRAY_LEN(events), list_empty(&j->busy) ? -1 : 1);
+		int n = epoll_wait(j->epoll_fd, events, ARRAY_LEN(events),
+				   list_empty(&j->busy) ? -1 : 1);
 
 		for (int i = 0; i < n; i++) {
 			uintptr_t p = (uintptr_t)events[i].data.ptr;

@@ -4,8 +4,9 @@
 /**
  * jailer: the worker's state and its opcodes. docs/jailer-protocol.md has the argument per opcode.
  *
- * One thread, one epoll loop. Everything is found by sandbox id in one table; a sandbox that is being destroyed stays in
- * the table until nothing of it is left, and only then are the waiting replies sent and its slot reused.
+ * One thread, one epoll loop. Everything is found by sandbox id in one table; a sandbox that is
+ * being destroyed stays in the table until nothing of it is left, and only then are the waiting
+ * replies sent and its slot reused.
  */
 
 #include "base/map.h"
@@ -17,8 +18,8 @@ struct jailer_config {
 	const char *run_dir; /* absolute */
 	const char *images_dir;
 	const char *binary_dir; /* bivouac-agent, bivouac-zygote-python */
-	const char *uid_dir; /* shared by all daemons of the machine */
-	uid_t owner; /* the daemon's user: may connect to agents */
+	const char *uid_dir;    /* shared by all daemons of the machine */
+	uid_t owner;            /* the daemon's user: may connect to agents */
 };
 
 #define JAILER_SOCK_FD 3
@@ -27,8 +28,8 @@ struct sandbox {
 	struct map_node node;
 	struct record rec;
 	int pidfd;
-	bool dying; /* killed, or ended by itself */
-	bool reaped; /* PID 1 is gone */
+	bool dying;          /* killed, or ended by itself */
+	bool reaped;         /* PID 1 is gone */
 	uint32_t waiting[4]; /* tags of DESTROY requests */
 	size_t waiting_count;
 	struct list busy_node; /* in jailer.busy while cgroups cannot be removed yet */
@@ -70,19 +71,22 @@ struct jailer {
 int jailer_run(const struct jailer_config *config);
 
 /* sandboxes.c */
-/** sandboxes_recover: finds the sandboxes of an earlier worker again, destroys what was half made. */
+/** sandboxes_recover: finds the sandboxes of an earlier worker again, destroys
+ * what was half made. */
 int sandboxes_recover(struct jailer *j, struct err *e);
 int sandbox_create(struct jailer *j, const struct jailer_request *rq, struct err *e);
 struct sandbox *sandbox_find(struct jailer *j, const char *sid);
 /** sandbox_kill: begins destruction; sandbox_settle() finishes it. */
 void sandbox_kill(struct jailer *j, struct sandbox *s);
-/** sandbox_settle: takes one step; true when nothing is left (s is freed, *ret_tags replied by the caller). */
+/** sandbox_settle: takes one step; true when nothing is left (s is freed, *ret_tags replied by the
+ * caller). */
 bool sandbox_settle(struct jailer *j, struct sandbox *s);
 
 /* opcodes.c */
 void opcode_dispatch(struct jailer *j, const struct jailer_request *rq);
-void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err *e, int64_t started_ns,
-		  int fd);
+void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err *e,
+		  int64_t started_ns, int fd);
 void opcode_zygote_event(struct jailer *j, struct zygote *z);
-/** opcode_request_ok: shape of a packet: size, version, terminated hexadecimal names, limits in range. */
+/** opcode_request_ok: shape of a packet: size, version, terminated hexadecimal names, limits in
+ * range. */
 bool opcode_request_ok(const void *packet, size_t len, struct err *e);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * bivouac-jailer: the root half of Bivouac. Not started by hand: bivouacd does it, with one end of a
- * SOCK_SEQPACKET pair as descriptor 3.
+ * bivouac-jailer: the root half of Bivouac. Not started by hand: bivouacd does it, with one end of
+ * a SOCK_SEQPACKET pair as descriptor 3.
  *
- * Two processes. The keeper only waits: it starts the worker again when it is lost, and, as subreaper, inherits
- * and reaps the sandboxes of lost workers. The worker does everything else. Both hold the same socket, so
- * that the daemon's end stays valid when the worker is killed.
+ * Two processes. The keeper only waits: it starts the worker again when it is lost, and, as
+ * subreaper, inherits and reaps the sandboxes of lost workers. The worker does everything else.
+ * Both hold the same socket, so that the daemon's end stays valid when the worker is killed.
  */
 
 #include "base/err.h"
@@ -35,9 +35,12 @@ static void usage(FILE *out)
 static int parse(int argc, char **argv, struct jailer_config *config)
 {
 	static const struct option options[] = {
-		{ "run-dir", required_argument, NULL, 'r' }, { "images", required_argument, NULL, 'i' },
-		{ "owner", required_argument, NULL, 'o' },   { "uid-dir", required_argument, NULL, 'u' },
-		{ "help", no_argument, NULL, 'h' },	     { NULL, 0, NULL, 0 },
+		{ "run-dir", required_argument, NULL, 'r' },
+		{ "images", required_argument, NULL, 'i' },
+		{ "owner", required_argument, NULL, 'o' },
+		{ "uid-dir", required_argument, NULL, 'u' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
 	};
 	bool owner = false;
 

@@ -25,10 +25,10 @@ static bool limits_ok(const struct jailer_limits *l)
 {
 	const uint64_t tib = 1ull << 40;
 
-	return l->memory_bytes >= (16u << 20) && l->memory_bytes <= tib && l->data_bytes >= (1u << 20) &&
-	       l->data_bytes <= tib && l->tmp_bytes >= (1u << 20) && l->tmp_bytes <= tib &&
-	       l->inodes >= 64 && l->inodes <= (1u << 28) && l->pids >= 8 && l->pids <= 1000000 &&
-	       l->cpu_millis <= 1000000 && l->reserved == 0;
+	return l->memory_bytes >= (16u << 20) && l->memory_bytes <= tib &&
+	       l->data_bytes >= (1u << 20) && l->data_bytes <= tib && l->tmp_bytes >= (1u << 20) &&
+	       l->tmp_bytes <= tib && l->inodes >= 64 && l->inodes <= (1u << 28) && l->pids >= 8 &&
+	       l->pids <= 1000000 && l->cpu_millis <= 1000000 && l->reserved == 0;
 }
 
 bool opcode_request_ok(const void *packet, size_t len, struct err *e)
@@ -44,9 +44,11 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 	bool names_image = rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE;
 
 	if (names_sid && !is_hex(rq->sid, JAILER_SID_SIZE - 1))
-		err_set(e, ERR_PROTOCOL, "sandbox id is not %d hexadecimal digits", JAILER_SID_SIZE - 1);
+		err_set(e, ERR_PROTOCOL, "sandbox id is not %d hexadecimal digits",
+			JAILER_SID_SIZE - 1);
 	else if (names_image && !is_hex(rq->image, JAILER_IMAGE_SIZE - 1))
-		err_set(e, ERR_PROTOCOL, "image id is not %d hexadecimal digits", JAILER_IMAGE_SIZE - 1);
+		err_set(e, ERR_PROTOCOL, "image id is not %d hexadecimal digits",
+			JAILER_IMAGE_SIZE - 1);
 	else if (rq->op == JAILER_CREATE && !limits_ok(&rq->limits))
 		err_set(e, ERR_PROTOCOL, "limits out of range");
 	else
@@ -56,13 +58,15 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 
 static void send_reply(const struct jailer_reply *reply, int fd)
 {
-	/* The socket blocks: a daemon that does not read its replies stops getting new sandboxes, nothing else. */
-	if (fd_send(JAILER_SOCK_FD, reply, sizeof(*reply), &fd, fd >= 0 ? 1 : 0) < 0 && errno != EPIPE)
+	/* The socket blocks: a daemon that does not read its replies stops getting new sandboxes,
+	 * nothing else. */
+	if (fd_send(JAILER_SOCK_FD, reply, sizeof(*reply), &fd, fd >= 0 ? 1 : 0) < 0 &&
+	    errno != EPIPE)
 		log_error("reply to the daemon: errno %d", errno);
 }
 
-void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err *e, int64_t started_ns,
-		  int fd)
+void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err *e,
+		  int64_t started_ns, int fd)
 {
 	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = op, .tag = tag };
 
@@ -87,14 +91,17 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 	}
 	if (found->sock >= 0)
 		return found;
-	/* A zygote that ends while loading is tried again, but not in a circle that eats the machine. */
+	/* A zygote that ends while loading is tried again, but not in a circle that eats the
+	 * machine. */
 	int64_t now = clock_mono_ms();
 
 	if (found->failures && now < found->retry_at_ms) {
-		err_set(e, ERR_UNAVAILABLE, "the interpreter of image %.16s does not start; retrying", image);
+		err_set(e, ERR_UNAVAILABLE,
+			"the interpreter of image %.16s does not start; retrying", image);
 		return NULL;
 	}
-	found->retry_at_ms = now + (int64_t)ZYGOTE_RETRY_MS * (found->failures < 6 ? 1 << found->failures : 64);
+	found->retry_at_ms =
+		now + (int64_t)ZYGOTE_RETRY_MS * (found->failures < 6 ? 1 << found->failures : 64);
 	if (zygote_start(&j->zygote_config, found, e) < 0)
 		return NULL;
 	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = (void *)((uintptr_t)found | 1) };
@@ -106,8 +113,8 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 	return found;
 }
 
-static struct pending *add_pending(struct jailer *j, const struct jailer_request *rq, struct zygote *z,
-				   struct err *e)
+static struct pending *add_pending(struct jailer *j, const struct jailer_request *rq,
+				   struct zygote *z, struct err *e)
 {
 	struct pending *p = calloc(1, sizeof(*p));
 
@@ -165,8 +172,8 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
 }
 
 /*
- * SECURITY, IMAGE: names one of the installed images by content hash. The daemon can make the jailer load an
- * image that root installed; it can neither name a path nor bring a file.
+ * SECURITY, IMAGE: names one of the installed images by content hash. The daemon can make the
+ * jailer load an image that root installed; it can neither name a path nor bring a file.
  */
 static int op_image(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
@@ -184,9 +191,9 @@ static int op_image(struct jailer *j, const struct jailer_request *rq, struct er
 }
 
 /*
- * SECURITY, CREATE: makes an empty sandbox with limits inside hard bounds. Everything else (user ids, mounts, the binary,
- * the filter) is the jailer's own choice, so a daemon that was taken over gets a sandbox, which is what it could
- * have by asking politely, and never a process with rights.
+ * SECURITY, CREATE: makes an empty sandbox with limits inside hard bounds. Everything else (user
+ * ids, mounts, the binary, the filter) is the jailer's own choice, so a daemon that was taken over
+ * gets a sandbox, which is what it could have by asking politely, and never a process with rights.
  */
 static int op_create(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
@@ -200,8 +207,9 @@ static int op_create(struct jailer *j, const struct jailer_request *rq, struct e
 }
 
 /*
- * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. The daemon gets one end of a
- * socket that speaks to a confined process; the other end exists only in that process.
+ * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. The daemon
+ * gets one end of a socket that speaks to a confined process; the other end exists only in that
+ * process.
  */
 static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
@@ -245,8 +253,9 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 }
 
 /*
- * SECURITY, DESTROY: ends a sandbox of this jailer, found by id in its own table; processes are signalled through the
- * pidfd taken at their birth, never by number. Unknown ids succeed: there is nothing left of them.
+ * SECURITY, DESTROY: ends a sandbox of this jailer, found by id in its own table; processes are
+ * signalled through the pidfd taken at their birth, never by number. Unknown ids succeed: there is
+ * nothing left of them.
  */
 static int op_destroy(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
@@ -267,10 +276,13 @@ static int op_destroy(struct jailer *j, const struct jailer_request *rq, struct 
 /* SECURITY, LIST: ids that the daemon itself once chose. */
 static int op_list(struct jailer *j, const struct jailer_request *rq)
 {
-	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = rq->op, .tag = rq->tag };
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION,
+				      .op = rq->op,
+				      .tag = rq->tag };
 	uint32_t at = 0;
 
-	for (struct map_node *n = map_next(&j->sandboxes, NULL); n; n = map_next(&j->sandboxes, n)) {
+	for (struct map_node *n = map_next(&j->sandboxes, NULL); n;
+	     n = map_next(&j->sandboxes, n)) {
 		struct sandbox *s = container_of(n, struct sandbox, node);
 
 		if (s->dying || at++ < rq->offset)
@@ -288,7 +300,9 @@ static int op_list(struct jailer *j, const struct jailer_request *rq)
 /* SECURITY, STATS: reads four counters of a sandbox of this jailer. */
 static int op_stats(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
-	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = rq->op, .tag = rq->tag };
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION,
+				      .op = rq->op,
+				      .tag = rq->tag };
 
 	if (!sandbox_find(j, rq->sid))
 		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);

@@ -15,17 +15,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BLOCKS 512
+#define BLOCKS          512
 #define BLOCK_FIRST_UID 0x40000000u
 
 int record_write(int dfd, const struct record *r, struct err *e)
 {
 	char tmp[JAILER_SID_SIZE + 4];
 	char text[256];
-	int n = snprintf(text, sizeof(text), "1 %u %d %llu %s\n", r->slot, (int)r->pid, r->start_time,
-			 r->image);
+	int n = snprintf(text, sizeof(text), "1 %u %d %llu %s\n", r->slot, (int)r->pid,
+			 r->start_time, r->image);
 
-	/* No fsync: sandboxes do not survive the machine. The rename makes the record whole or absent. */
+	/* No fsync: sandboxes do not survive the machine. The rename makes the record whole or
+	 * absent. */
 	snprintf(tmp, sizeof(tmp), "%s.new", r->sid);
 	OWNED_FD int fd = openat(dfd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
@@ -54,13 +55,15 @@ int record_each(int dfd, void (*fn)(const struct record *r, void *arg), void *ar
 		if (d->d_name[0] == '.')
 			continue;
 		if (strlen(d->d_name) != JAILER_SID_SIZE - 1) {
-			unlinkat(dfd, d->d_name, 0); /* ".new" of a jailer that was killed while writing */
+			unlinkat(dfd, d->d_name,
+				 0); /* ".new" of a jailer that was killed while writing */
 			continue;
 		}
 		buf_init(&text, 512);
 		snprintf(r.sid, sizeof(r.sid), "%.32s", d->d_name);
 		if (fd_read_file(dfd, r.sid, 512, &text, e) < 0 || !text.ptr ||
-		    sscanf(text.ptr, "1 %u %d %llu %64s", &r.slot, &pid, &r.start_time, r.image) != 4 ||
+		    sscanf(text.ptr, "1 %u %d %llu %64s", &r.slot, &pid, &r.start_time, r.image) !=
+			    4 ||
 		    r.slot >= RECORD_SLOTS || pid <= 1)
 			pid = 0;
 		r.pid = pid;
@@ -133,7 +136,8 @@ int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct er
 			found = i;
 	}
 	if (found < 0)
-		return err_set(e, ERR_UNAVAILABLE, "all %d blocks of host user ids are in use", BLOCKS);
+		return err_set(e, ERR_UNAVAILABLE, "all %d blocks of host user ids are in use",
+			       BLOCKS);
 	char name[16];
 
 	snprintf(name, sizeof(name), "%d", found);

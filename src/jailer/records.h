@@ -2,8 +2,9 @@
 #pragma once
 
 /**
- * records: what the jailer must know about its sandboxes after it was killed: one small file each in
- * <run>/j, written when a sandbox is complete, and the block of host uids that belongs to this run directory.
+ * records: what the jailer must know about its sandboxes after it was killed: one small file each
+ * in <run>/j, written when a sandbox is complete, and the block of host uids that belongs to this
+ * run directory.
  */
 
 #include "base/jailer_proto.h"
@@ -15,7 +16,8 @@ struct record {
 	char image[JAILER_IMAGE_SIZE];
 	unsigned slot;
 	pid_t pid;
-	unsigned long long start_time; /* field 22 of /proc/pid/stat: tells a reused pid from ours */
+	unsigned long long
+		start_time; /* field 22 of /proc/pid/stat: tells a reused pid from ours */
 };
 
 int record_write(int dfd, const struct record *r, struct err *e);
@@ -28,8 +30,9 @@ unsigned long long record_start_time(pid_t pid);
 /** Sandboxes per daemon, and host ids per daemon: RECORD_SLOTS * JAIL_IDS_PER_SLOT. */
 #define RECORD_SLOTS 16384
 /**
- * record_uid_block: the first host uid of this run directory's block; the same again after a restart. Blocks are
- * kept in `dir` (shared by all daemons of the machine), one link per block that names its run directory.
+ * record_uid_block: the first host uid of this run directory's block; the same again after a
+ * restart. Blocks are kept in `dir` (shared by all daemons of the machine), one link per block that
+ * names its run directory.
  */
 int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct err *e);
 void record_uid_release(const char *dir, const char *run_dir);

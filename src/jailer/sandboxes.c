@@ -71,7 +71,8 @@ static void recover_record(const struct record *r, void *arg)
 	struct err e = ERR_INIT;
 	int pidfd = r->pid ? (int)syscall(SYS_pidfd_open, r->pid, 0) : -1;
 
-	/* SECURITY: a pid alone may have been reused; pidfd first, then the start time, proves it is the same. */
+	/* SECURITY: a pid alone may have been reused; pidfd first, then the start time, proves it
+	 * is the same. */
 	if (pidfd < 0 || record_start_time(r->pid) != r->start_time) {
 		if (pidfd >= 0)
 			close(pidfd);
@@ -118,7 +119,8 @@ static int take_slot(struct jailer *j, unsigned *ret, struct err *e)
 			return 0;
 		}
 	}
-	return err_set(e, ERR_UNAVAILABLE, "all %d sandboxes of this daemon are in use", RECORD_SLOTS);
+	return err_set(e, ERR_UNAVAILABLE, "all %d sandboxes of this daemon are in use",
+		       RECORD_SLOTS);
 }
 
 /* The socket the agent will accept the daemon on; only the daemon's user may connect. */
@@ -137,7 +139,8 @@ static int make_listen_socket(struct jailer *j, const char *sid, struct err *e)
 	int rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
 
 	umask(old);
-	if (rc < 0 || fchownat(j->sockets_dfd, name, j->config.owner, (gid_t)-1, AT_SYMLINK_NOFOLLOW) < 0 ||
+	if (rc < 0 ||
+	    fchownat(j->sockets_dfd, name, j->config.owner, (gid_t)-1, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    listen(fd, 4) < 0)
 		return err_sys(e, "agent socket %s", name);
 	return take_fd(fd);
@@ -226,7 +229,8 @@ void sandbox_kill(struct jailer *j, struct sandbox *s)
 		return;
 	s->dying = true;
 	s->destroy_started_ns = clock_mono_ns();
-	/* Death of PID 1 is death of everything in its PID namespace; the pidfd becomes readable when all is gone. */
+	/* Death of PID 1 is death of everything in its PID namespace; the pidfd becomes readable
+	 * when all is gone. */
 	syscall(SYS_pidfd_send_signal, s->pidfd, SIGKILL, NULL, 0);
 }
 
@@ -238,7 +242,8 @@ bool sandbox_settle(struct jailer *j, struct sandbox *s)
 		siginfo_t info;
 
 		/* Our child, or a child of the worker before us, which the keeper reaps. */
-		while (waitid(P_PIDFD, (id_t)s->pidfd, &info, WEXITED | WNOHANG) < 0 && errno == EINTR)
+		while (waitid(P_PIDFD, (id_t)s->pidfd, &info, WEXITED | WNOHANG) < 0 &&
+		       errno == EINTR)
 			;
 		epoll_ctl(j->epoll_fd, EPOLL_CTL_DEL, s->pidfd, NULL);
 		s->reaped = true;

@@ -34,10 +34,11 @@ struct zygote *zygote_prepare(const struct zygote_config *config, const char *im
 	z->sock = -1;
 	snprintf(z->image, sizeof(z->image), "%s", image);
 	snprintf(z->template, sizeof(z->template), "%s/t/%.16s", config->run_dir, image);
-	/* SECURITY: `image` is 64 hexadecimal digits, checked by the opcode parser: it cannot leave images_dfd. */
+	/* SECURITY: `image` is 64 hexadecimal digits, checked by the opcode parser: it cannot leave
+	 * images_dfd. */
 	snprintf(path, sizeof(path), "%s/rootfs", image);
-	OWNED_FD int rootfs = openat(config->images_dfd, path,
-				     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	OWNED_FD int rootfs =
+		openat(config->images_dfd, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
 	if (rootfs < 0) {
 		err_set(e, ERR_NOT_FOUND, "image %s is not installed (bivouac image build)", image);
@@ -69,8 +70,9 @@ void zygote_free(struct zygote *z)
 
 static int keep_two_caps(struct err *e)
 {
-	/* SECURITY: entering a sandbox takes CAP_SYS_ADMIN over its namespaces and, as its PID 1 is not dumpable,
-	 * CAP_SYS_PTRACE; becoming the session user takes rights inside the sandbox's own user namespace only. */
+	/* SECURITY: entering a sandbox takes CAP_SYS_ADMIN over its namespaces and, as its PID 1 is
+	 * not dumpable, CAP_SYS_PTRACE; becoming the session user takes rights inside the sandbox's
+	 * own user namespace only. */
 	const uint32_t keep = 1u << CAP_SYS_ADMIN | 1u << CAP_SYS_PTRACE;
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2] = { { keep, keep, 0 }, { 0 } };
@@ -87,10 +89,12 @@ static int zygote_root(const struct zygote *z, struct err *e)
 	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
 		return err_sys(e, "zygote namespaces");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-	    mount(z->template, z->template, NULL, MS_BIND | MS_REC, NULL) < 0 || chdir(z->template) < 0)
+	    mount(z->template, z->template, NULL, MS_BIND | MS_REC, NULL) < 0 ||
+	    chdir(z->template) < 0)
 		return err_sys(e, "zygote root");
 	for (size_t i = 0; i < ARRAY_LEN(scratch); i++)
-		if (mount("tmpfs", scratch[i], "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,mode=1777") < 0)
+		if (mount("tmpfs", scratch[i], "tmpfs", MS_NOSUID | MS_NODEV,
+			  "size=64m,mode=1777") < 0)
 			return err_sys(e, "zygote /%s", scratch[i]);
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL) < 0)
 		return err_sys(e, "zygote /proc");
@@ -103,7 +107,7 @@ static void zygote_child(const struct zygote *z, int sock, int binary, int filte
 {
 	static const char *const argv[] = { "bivouac-zygote", NULL };
 	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8",
-				      "HOME=/home/session", NULL };
+					    "HOME=/home/session", NULL };
 	struct zygote_reply failed = { 0 };
 	sigset_t none;
 

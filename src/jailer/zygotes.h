@@ -4,9 +4,9 @@
 /**
  * zygotes: the jailer's children that fork kernels, one per image.
  *
- * A zygote lives in its own mount, network, IPC and UTS namespaces, in the image's root, with the two capabilities
- * that entering a sandbox takes. It is started on first use and again when it ends; requests that come
- * while it loads are sent to it at once and wait in its socket.
+ * A zygote lives in its own mount, network, IPC and UTS namespaces, in the image's root, with the
+ * two capabilities that entering a sandbox takes. It is started on first use and again when it
+ * ends; requests that come while it loads are sent to it at once and wait in its socket.
  */
 
 #include "base/jailer_proto.h"

@@ -133,7 +133,8 @@ struct loop_timer *loop_timer_new(loop_timer_fn fn, void *arg)
 
 void loop_timer_start(struct loop_timer *t, int64_t delay_ms)
 {
-	/* libuv counts from its cached time; bring it up to date or a long callback shortens the timer. */
+	/* libuv counts from its cached time; bring it up to date or a long callback shortens the
+	 * timer. */
 	uv_update_time(&loop);
 	uv_timer_start(&t->uv, timer_fired, delay_ms > 0 ? (uint64_t)delay_ms : 0, 0);
 }

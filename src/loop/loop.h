@@ -4,9 +4,10 @@
 /**
  * loop: the daemon's one event loop (libuv) in the few shapes the daemon needs.
  *
- * One thread. Callbacks run on the loop and must not block. Timers and watches are embedded in their
- * owner's object but closed asynchronously by libuv, so each is a small heap object owned by the loop:
- * `x = loop_timer_new()`, `loop_timer_free(x)` may be called from anywhere, also from its own callback.
+ * One thread. Callbacks run on the loop and must not block. Timers and watches are embedded in
+ * their owner's object but closed asynchronously by libuv, so each is a small heap object owned by
+ * the loop: `x = loop_timer_new()`, `loop_timer_free(x)` may be called from anywhere, also from its
+ * own callback.
  */
 
 #include "base/err.h"
@@ -38,7 +39,8 @@ void loop_timer_start(struct loop_timer *t, int64_t delay_ms);
 void loop_timer_stop(struct loop_timer *t);
 void loop_timer_free(struct loop_timer *t); /* accepts NULL */
 
-/** loop_watch_new: polls fd (not owned) for LOOP_READ/LOOP_WRITE; error conditions wake as LOOP_READ. */
+/** loop_watch_new: polls fd (not owned) for LOOP_READ/LOOP_WRITE; error conditions wake as
+ * LOOP_READ. */
 struct loop_watch *loop_watch_new(int fd, loop_watch_fn fn, void *arg);
 void loop_watch_set(struct loop_watch *w, int events); /* 0 stops */
 /** loop_watch_free: the caller may close fd right after. Accepts NULL. */

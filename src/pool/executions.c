@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The agent answers a timeout within AGENT_TIMEOUT_GRACE_MS; if it does not, we do, to hold the promise. */
+/* The agent answers a timeout within AGENT_TIMEOUT_GRACE_MS; if it does not, we do, to hold the
+ * promise. */
 #define OVERDUE_MS 42
 /* An agent that is still silent after this has lost its session. */
 #define SILENT_MS 10000
@@ -56,8 +57,8 @@ static void copy_sid(const struct session *s, char sid[33])
 static int store_request(struct execution *x, struct err *e)
 {
 	json_t *doc = json_pack("{s:s%,s:s,s:I,s:I}", "code", x->code, x->code_len, "executionType",
-				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms, "outputMax",
-				(json_int_t)x->output_max);
+				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms,
+				"outputMax", (json_int_t)x->output_max);
 	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 	struct store_execution row = {
 		.id = x->id,
@@ -80,12 +81,14 @@ static int store_request(struct execution *x, struct err *e)
 static int check_queue(struct session *s, const struct execution_params *p, struct err *e)
 {
 	if (s->queue_len >= s->pool->spec.queue_max)
-		return err_set(e, ERR_QUEUE_FULL,
-			       "The session already has %u executions waiting, the limit of its pool "
-			       "(sessionLimits.queueLength). Wait for some to finish.",
-			       s->pool->spec.queue_max);
+		return err_set(
+			e, ERR_QUEUE_FULL,
+			"The session already has %u executions waiting, the limit of its pool "
+			"(sessionLimits.queueLength). Wait for some to finish.",
+			s->pool->spec.queue_max);
 	if (p->id && execution_find(s, str_from(p->id)))
-		return err_set(e, ERR_CONFLICT, "An execution with the id '%s' exists in this session.", p->id);
+		return err_set(e, ERR_CONFLICT,
+			       "An execution with the id '%s' exists in this session.", p->id);
 	return 0;
 }
 
@@ -186,8 +189,10 @@ static void finish(struct execution *x)
 	if (x->async) {
 		char *text = result_to_json(&x->result);
 
-		if (!text || store_execution_finish(store_of(s), s->sandbox->sid, x->id, text, &e) < 0)
-			log_error("session %s: result of %s is not stored: %s", s->guid, x->id, e.msg);
+		if (!text ||
+		    store_execution_finish(store_of(s), s->sandbox->sid, x->id, text, &e) < 0)
+			log_error("session %s: result of %s is not stored: %s", s->guid, x->id,
+				  e.msg);
 		free(text);
 	}
 	list_add_tail(&s->recent, &x->node);
@@ -230,8 +235,10 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 		if (x == s->current) {
 			s->current = NULL;
 			loop_timer_stop(s->overdue);
-			/* The agent sends no extra message: done means idle, unless the kernel did not survive. */
-			s->kernel_idle = r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR ||
+			/* The agent sends no extra message: done means idle, unless the kernel did
+			 * not survive. */
+			s->kernel_idle = r->status == AGENT_RESULT_OK ||
+					 r->status == AGENT_RESULT_ERROR ||
 					 ((r->status == AGENT_RESULT_TIMEOUT ||
 					   r->status == AGENT_RESULT_CANCELED) &&
 					  !str_eq(r->error_text, STR("killed")));
@@ -291,8 +298,8 @@ static int restore_one(const struct store_execution *row, void *arg, struct err 
 	size_t len = 0;
 
 	if (!x || !doc ||
-	    json_unpack(doc, "{s:s%,s:s,s:I,s:I}", "code", &code, &len, "executionType", &type, "timeoutMs",
-			&timeout, "outputMax", &output) < 0 ||
+	    json_unpack(doc, "{s:s%,s:s,s:I,s:I}", "code", &code, &len, "executionType", &type,
+			"timeoutMs", &timeout, "outputMax", &output) < 0 ||
 	    !(x->code = str_dup((struct str){ code, len }))) {
 		json_decref(doc);
 		free(x);

@@ -16,18 +16,18 @@ enum sandbox_state {
 
 struct sandbox {
 	struct map_node node; /* pools.sandboxes, by sid */
-	struct list list; /* pool.shells or pool.ready */
+	struct list list;     /* pool.shells or pool.ready */
 	char sid[JAILER_SID_SIZE];
 	char image[JAILER_IMAGE_SIZE];
 	struct pool *pool; /* NULL: its pool is gone, it is being destroyed */
 	struct session *session;
 	enum sandbox_state state;
 	struct agent_link *link;
-	bool want_kernel; /* CREATING: go on to STARTING */
+	bool want_kernel;     /* CREATING: go on to STARTING */
 	bool starting_kernel; /* a START_KERNEL is under way */
-	bool counted; /* in pools.starting */
-	bool dead; /* destroy was asked for; waits for callbacks under way */
-	int calls; /* backend calls under way that hold a pointer to us */
+	bool counted;         /* in pools.starting */
+	bool dead;            /* destroy was asked for; waits for callbacks under way */
+	int calls;            /* backend calls under way that hold a pointer to us */
 	int kernel_failures;
 	struct loop_timer *retry;
 };
@@ -41,7 +41,7 @@ struct pool {
 	char image[JAILER_IMAGE_SIZE];
 	bool image_loaded;
 	struct map sessions; /* by identifier */
-	struct list order; /* struct session, by creation */
+	struct list order;   /* struct session, by creation */
 	struct list waiting; /* sessions without a sandbox, oldest first */
 	size_t waiting_count;
 	struct list ready;
@@ -89,13 +89,13 @@ struct session {
 	bool stored; /* has a row */
 	bool ended;
 	uint64_t foreign_op; /* an execution of a daemon before us whose caller is gone; 0 none */
-	struct list queue; /* struct execution: QUEUED, first to run first */
+	struct list queue;   /* struct execution: QUEUED, first to run first */
 	size_t queue_len;
 	struct execution *current;
 	struct list recent; /* FINISHED, oldest first */
 	size_t recent_len;
-	struct list waits; /* struct session_wait */
-	struct loop_timer *idle; /* cooldown */
+	struct list waits;          /* struct session_wait */
+	struct loop_timer *idle;    /* cooldown */
 	struct loop_timer *overdue; /* current runs past its timeout and the agent is silent */
 };
 
@@ -119,8 +119,8 @@ void pool_note_demand(struct pool *pool);
 size_t pool_ready_target(struct pool *pool);
 
 /* sessions.c */
-struct session *session_new(struct pool *pool, struct str identifier, const char *guid, int64_t created_us,
-			    struct err *e);
+struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
+			    int64_t created_us, struct err *e);
 void session_bind(struct session *s, struct sandbox *sb);
 /** session_end: why NULL: deleted or expired, else the sandbox is gone. Frees s. */
 void session_end(struct session *s, const struct err *why);

@@ -2,14 +2,16 @@
 #pragma once
 
 /**
- * pool: the controller of session pools: ready sandboxes, the table of sessions, executions, life cycle.
+ * pool: the controller of session pools: ready sandboxes, the table of sessions, executions, life
+ * cycle.
  *
- * Level-triggered: pool documents (arm/) say what should be, the controller makes it so, and can be restarted at any
- * moment (pools_start adopts what an earlier daemon left). Everything runs on the loop's thread; that
- * is what makes "never more than maxConcurrentSessions" and "one identifier, one session" true without locks.
+ * Level-triggered: pool documents (arm/) say what should be, the controller makes it so, and can be
+ * restarted at any moment (pools_start adopts what an earlier daemon left). Everything runs on the
+ * loop's thread; that is what makes "never more than maxConcurrentSessions" and "one identifier,
+ * one session" true without locks.
  *
- * Life of a sandbox: CREATING → SHELL (no kernel) → STARTING → READY → ALLOCATED → destroyed. A sandbox is
- * never given to a second identifier.
+ * Life of a sandbox: CREATING → SHELL (no kernel) → STARTING → READY → ALLOCATED → destroyed. A
+ * sandbox is never given to a second identifier.
  */
 
 #include "arm/arm.h"
@@ -32,20 +34,20 @@ struct pools_config {
 	/** image_of: content id of the image for a container type, NULL if it is not installed. */
 	const char *(*image_of)(const char *container_type, void *arg);
 	void *image_arg;
-	int ready_default; /* ready sandboxes of a pool that does not say */
-	int shells; /* sandboxes without a kernel kept per pool */
-	int starting_max; /* sandboxes in the making at once, all pools */
+	int ready_default;     /* ready sandboxes of a pool that does not say */
+	int shells;            /* sandboxes without a kernel kept per pool */
+	int starting_max;      /* sandboxes in the making at once, all pools */
 	uint32_t output_limit; /* most that outputStreamsMaxLength may ask for */
-	uint32_t result_max; /* bytes of one result with its displays */
-	int executions_kept; /* finished executions remembered per session */
+	uint32_t result_max;   /* bytes of one result with its displays */
+	int executions_kept;   /* finished executions remembered per session */
 };
 
 int pools_new(const struct pools_config *config, struct pools **ret, struct err *e);
 /** pools_free: forgets everything; sandboxes live on. */
 void pools_free(struct pools *p);
 /**
- * pools_start: when the backend is up: loads images, adopts the sessions in the store, destroys sandboxes nobody owns;
- * then calls ready(arg) once, with an error if an image does not load.
+ * pools_start: when the backend is up: loads images, adopts the sessions in the store, destroys
+ * sandboxes nobody owns; then calls ready(arg) once, with an error if an image does not load.
  */
 void pools_start(struct pools *p, void (*ready)(void *arg, const struct err *e), void *arg);
 /** pools_backend_restarted: to be called by the backend's hook after the first start. */
@@ -69,8 +71,8 @@ struct pool_counts pool_counts(const struct pool *pool);
 /** identifier_check: length and the documented set of bytes (azure-api.md §1.2). */
 int identifier_check(struct str identifier, struct err *e);
 /**
- * session_open: the session of an identifier, made if there is none. Never blocks: a new session may still wait for
- * its sandbox. ERR_SESSIONS_MAX at the pool's limit. Counts as an access.
+ * session_open: the session of an identifier, made if there is none. Never blocks: a new session
+ * may still wait for its sandbox. ERR_SESSIONS_MAX at the pool's limit. Counts as an access.
  */
 struct session *session_open(struct pool *pool, struct str identifier, struct err *e);
 /** session_find: only if it exists; not an access. */
@@ -86,21 +88,24 @@ struct session_info {
 	int64_t accessed_us;
 	int64_t expires_us;
 	struct pool *pool;
-	bool fresh; /* no request has been answered from it yet */
+	bool fresh;            /* no request has been answered from it yet */
 	int64_t allocation_us; /* how long it waited for its sandbox */
 };
 struct session_info session_info(const struct session *s);
-/** session_each: in order of creation, from `skip`, at most limit; returns the number in the pool. */
+/** session_each: in order of creation, from `skip`, at most limit; returns the
+ * number in the pool. */
 size_t session_each(struct pool *pool, size_t skip, size_t limit,
 		    void (*fn)(const struct session *s, void *arg), void *arg);
 
 /**
- * session_when_open: calls open(arg, link) as soon as the sandbox can be talked to (maybe at once, from inside), or
- * failed. The waiter is freed by either; session_wait_cancel() before that drops it.
+ * session_when_open: calls open(arg, link) as soon as the sandbox can be talked to (maybe at once,
+ * from inside), or failed. The waiter is freed by either; session_wait_cancel() before that drops
+ * it.
  */
 struct session_wait;
 struct session_wait *session_when_open(struct session *s,
-				       void (*open)(void *arg, struct session *s, struct agent_link *link),
+				       void (*open)(void *arg, struct session *s,
+						    struct agent_link *link),
 				       void (*failed)(void *arg, const struct err *e), void *arg);
 void session_wait_cancel(struct session_wait *w);
 
@@ -115,18 +120,18 @@ struct execution_result {
 	char *error_name;
 	char *error_text;
 	enum kernel_value kind;
-	char *value; /* text of the value; IMAGE: base64 */
-	char format[24]; /* IMAGE */
-	json_t *displays; /* array of {"type","format","base64_data"}; NULL if none */
+	char *value;         /* text of the value; IMAGE: base64 */
+	char format[24];     /* IMAGE */
+	json_t *displays;    /* array of {"type","format","base64_data"}; NULL if none */
 	int64_t duration_us; /* of the code */
 };
 
 struct execution_params {
 	struct str code;
 	bool async;
-	const char *id; /* caller-chosen, or NULL */
+	const char *id;             /* caller-chosen, or NULL */
 	const char *execution_type; /* as the caller spelled it */
-	uint32_t timeout_ms; /* 0: none */
+	uint32_t timeout_ms;        /* 0: none */
 	uint32_t output_max;
 };
 
@@ -151,9 +156,10 @@ struct execution {
 };
 
 /**
- * session_execute: queues an execution. ERR_QUEUE_FULL at the pool's queue length. Asynchronous ones are in the store
- * when this returns, and need a session that is open (session_when_open). `done` (may be NULL) is called once, later: e is NULL and x finished, or e says why
- * the session ended first. x belongs to the session; between callbacks keep its id, not the pointer, unless
+ * session_execute: queues an execution. ERR_QUEUE_FULL at the pool's queue length. Asynchronous
+ * ones are in the store when this returns, and need a session that is open (session_when_open).
+ * `done` (may be NULL) is called once, later: e is NULL and x finished, or e says why the session
+ * ended first. x belongs to the session; between callbacks keep its id, not the pointer, unless
  * `done` is registered (execution_detach drops that).
  */
 struct execution *session_execute(struct session *s, const struct execution_params *p,

@@ -273,7 +273,8 @@ static int adopt_row(const struct store_session *row, void *arg, struct err *e)
 	return 0;
 }
 
-static void adopt_listed(void *arg, const char *const *sids, size_t count, const struct err *list_err)
+static void adopt_listed(void *arg, const char *const *sids, size_t count,
+			 const struct err *list_err)
 {
 	struct listed l = { .pools = arg, .sids = sids, .count = count };
 	struct pools *p = arg;
@@ -286,7 +287,8 @@ static void adopt_listed(void *arg, const char *const *sids, size_t count, const
 	if (!p->started && store_session_each(p->config.store, adopt_row, &l, &e) < 0)
 		log_error("reading sessions: %s", e.msg);
 	for (size_t i = 0; i < l.lost_count; i++) {
-		log_warn("the sandbox %s of a session is gone; the session is forgotten", l.lost[i]);
+		log_warn("the sandbox %s of a session is gone; the session is forgotten",
+			 l.lost[i]);
 		store_session_delete(p->config.store, l.lost[i], &e);
 	}
 	free(l.lost);
@@ -313,8 +315,8 @@ void pools_start(struct pools *p, void (*ready)(void *arg, const struct err *e),
 
 	p->ready = ready;
 	p->ready_arg = arg;
-	if (store_doc_list(p->config.store, "microsoft.app/sessionpools", "", NULL, 1 << 20, load_document, p,
-			   &e) < 0) {
+	if (store_doc_list(p->config.store, "microsoft.app/sessionpools", "", NULL, 1 << 20,
+			   load_document, p, &e) < 0) {
 		ready(arg, &e);
 		return;
 	}

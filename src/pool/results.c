@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TEXT_MAX (64u << 20)
-#define TIMEOUT_TEXT "Request timed out waiting for code execution to complete"
+#define TEXT_MAX       (64u << 20)
+#define TIMEOUT_TEXT   "Request timed out waiting for code execution to complete"
 #define RESTARTED_TEXT "the kernel was restarted: variables are lost, files are kept"
 
 /* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
@@ -55,7 +55,8 @@ static char *clean(struct str s)
 }
 
 /* One output stream: cut between characters at the limit, and said so. */
-static void add_stream(struct buf *b, const char *name, struct str kept, uint64_t dropped, uint32_t max)
+static void add_stream(struct buf *b, const char *name, struct str kept, uint64_t dropped,
+		       uint32_t max)
 {
 	size_t cut = utf8_cut(kept, max);
 	uint64_t total = kept.len + dropped;
@@ -75,7 +76,8 @@ static void add_line(struct buf *b, const char *text)
 	buf_add_str(b, str_from(text));
 }
 
-static void add_ending(struct buf *b, const struct agent_result *r, const struct session_pool_spec *spec)
+static void add_ending(struct buf *b, const struct agent_result *r,
+		       const struct session_pool_spec *spec)
 {
 	bool killed = str_eq(r->error_text, STR("killed"));
 
@@ -92,7 +94,9 @@ static void add_ending(struct buf *b, const struct agent_result *r, const struct
 		break;
 	case AGENT_RESULT_OOM:
 		add_line(b, "Execution aborted");
-		buf_addf(b, ": the session reached its memory limit of %" PRIu64 " MiB and " RESTARTED_TEXT ".",
+		buf_addf(b,
+			 ": the session reached its memory limit of %" PRIu64
+			 " MiB and " RESTARTED_TEXT ".",
 			 spec->memory_bytes >> 20);
 		break;
 	case AGENT_RESULT_KERNEL_DIED:
@@ -116,10 +120,11 @@ static bool image_parts(struct str data, char *format, size_t format_size, struc
 		return false;
 	struct str f = { data.ptr + 1, len };
 
-	/* SECURITY: the format goes into JSON and file names of clients: letters, digits and "+-." only. */
+	/* SECURITY: the format goes into JSON and file names of clients: letters, digits and "+-."
+	 * only. */
 	for (size_t i = 0; i < f.len; i++)
-		if (!((f.ptr[i] >= 'a' && f.ptr[i] <= 'z') || (f.ptr[i] >= '0' && f.ptr[i] <= '9') ||
-		      strchr("+-.", f.ptr[i])))
+		if (!((f.ptr[i] >= 'a' && f.ptr[i] <= 'z') ||
+		      (f.ptr[i] >= '0' && f.ptr[i] <= '9') || strchr("+-.", f.ptr[i])))
 			return false;
 	*bytes = (struct str){ data.ptr + 1 + len, data.len - 1 - len };
 	return str_copy(f, format, format_size);
@@ -208,10 +213,11 @@ void result_done(struct execution_result *r)
 
 char *result_to_json(const struct execution_result *r)
 {
-	json_t *doc = json_pack("{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s:O*}", "status", (int)r->status,
-				"stdout", r->out, "stderr", r->err, "errorName", r->error_name, "errorText",
-				r->error_text, "kind", (int)r->kind, "value", r->value, "format", r->format,
-				"durationUs", (json_int_t)r->duration_us, "displays", r->displays);
+	json_t *doc = json_pack("{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s:O*}", "status",
+				(int)r->status, "stdout", r->out, "stderr", r->err, "errorName",
+				r->error_name, "errorText", r->error_text, "kind", (int)r->kind,
+				"value", r->value, "format", r->format, "durationUs",
+				(json_int_t)r->duration_us, "displays", r->displays);
 	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 
 	json_decref(doc);
@@ -228,9 +234,9 @@ int result_from_json(const char *text, struct execution_result *ret, struct err 
 	int status, kind;
 
 	if (!doc || json_unpack(doc, "{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s?o}", "status", &status,
-				"stdout", &out, "stderr", &err, "errorName", &name, "errorText", &msg,
-				"kind", &kind, "value", &value, "format", &format, "durationUs", &duration,
-				"displays", &displays) < 0) {
+				"stdout", &out, "stderr", &err, "errorName", &name, "errorText",
+				&msg, "kind", &kind, "value", &value, "format", &format,
+				"durationUs", &duration, "displays", &displays) < 0) {
 		json_decref(doc);
 		return err_set(e, ERR_INTERNAL, "stored result is damaged");
 	}

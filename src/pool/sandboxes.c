@@ -145,7 +145,8 @@ static void became_ready(struct sandbox *sb)
 	pools_signal_ready(pool->pools, &(struct err){ 0 });
 }
 
-static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent_death death, uint32_t code)
+static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent_death death,
+			    uint32_t code)
 {
 	struct sandbox *sb = arg;
 
@@ -157,14 +158,14 @@ static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent
 	} else if (state == AGENT_KERNEL_NONE) {
 		struct err e = ERR_INIT;
 
-		err_set(&e, ERR_UNAVAILABLE, "a kernel ended before it was used (%d, %u)", (int)death,
-			code);
+		err_set(&e, ERR_UNAVAILABLE, "a kernel ended before it was used (%d, %u)",
+			(int)death, code);
 		make_failed(sb, &e);
 	}
 }
 
-static void on_status(void *arg, enum agent_kernel_state state, const uint64_t *ops, const uint8_t *states,
-		      size_t count)
+static void on_status(void *arg, enum agent_kernel_state state, const uint64_t *ops,
+		      const uint8_t *states, size_t count)
 {
 	struct sandbox *sb = arg;
 
@@ -399,18 +400,18 @@ void pool_note_demand(struct pool *pool)
 }
 
 /*
- * How many sandboxes should be ready: what the pool asks for at least; as many as were allocated in the busiest second of
- * the last half minute; at most a fifth of the pool's sessions (or what it asks for), and never more than
- * there are sessions left to give.
+ * How many sandboxes should be ready: what the pool asks for at least; as many as were allocated in
+ * the busiest second of the last half minute; at most a fifth of the pool's sessions (or what it
+ * asks for), and never more than there are sessions left to give.
  */
 size_t pool_ready_target(struct pool *pool)
 {
-	size_t floor = (size_t)(pool->spec.ready_min >= 0 ? pool->spec.ready_min :
-							    pool->pools->config.ready_default);
+	size_t floor = (size_t)(pool->spec.ready_min >= 0 ? pool->spec.ready_min
+							  : pool->pools->config.ready_default);
 	size_t ceiling = (size_t)pool->spec.sessions_max / 5;
-	size_t left = (size_t)pool->spec.sessions_max > pool->sessions.len ?
-			      (size_t)pool->spec.sessions_max - pool->sessions.len :
-			      0;
+	size_t left = (size_t)pool->spec.sessions_max > pool->sessions.len
+			      ? (size_t)pool->spec.sessions_max - pool->sessions.len
+			      : 0;
 	size_t peak = 0;
 
 	demand_advance(pool);
@@ -461,7 +462,8 @@ void pool_refill_now(struct pool *pool)
 
 void pool_refill(struct pool *pool)
 {
-	/* People who wait are served in this turn; stock is kept up right after it, off the request's path. */
+	/* People who wait are served in this turn; stock is kept up right after it, off the
+	 * request's path. */
 	if (pool->waiting_count)
 		pool_refill_now(pool);
 	else

@@ -20,18 +20,20 @@ int identifier_check(struct str id, struct err *e)
 {
 	/* The swagger's set (azure-api.md §1.2): printable ASCII without blank and grave accent. */
 	if (id.len < IDENTIFIER_MIN || id.len > IDENTIFIER_MAX)
-		return err_set(e, ERR_INVALID,
-			       "The identifier has %zu characters; it must have %d to %d. Choose another identifier.",
-			       id.len, IDENTIFIER_MIN, IDENTIFIER_MAX);
+		return err_set(
+			e, ERR_INVALID,
+			"The identifier has %zu characters; it must have %d to %d. Choose another identifier.",
+			id.len, IDENTIFIER_MIN, IDENTIFIER_MAX);
 	for (size_t i = 0; i < id.len; i++) {
 		unsigned char c = (unsigned char)id.ptr[i];
 
 		if (c <= 0x20 || c >= 0x7f || c == '`')
-			return err_set(e, ERR_INVALID,
-				       "The identifier has a forbidden character (byte 0x%02x at position %zu). "
-				       "Allowed are letters, digits and | - & ^ %% $ # ( ) { } [ ] ; < > _ . : @ / "
-				       "+ = ! ~ ' \" ? * , \\.",
-				       c, i + 1);
+			return err_set(
+				e, ERR_INVALID,
+				"The identifier has a forbidden character (byte 0x%02x at position %zu). "
+				"Allowed are letters, digits and | - & ^ %% $ # ( ) { } [ ] ; < > _ . : @ / "
+				"+ = ! ~ ' \" ? * , \\.",
+				c, i + 1);
 	}
 	return 0;
 }
@@ -39,7 +41,8 @@ int identifier_check(struct str id, struct err *e)
 static void idle_expired(void *arg)
 {
 	struct session *s = arg;
-	int64_t left_us = s->accessed_us + (int64_t)s->pool->spec.cooldown_s * 1000000 - clock_wall_us();
+	int64_t left_us =
+		s->accessed_us + (int64_t)s->pool->spec.cooldown_s * 1000000 - clock_wall_us();
 
 	/* A running execution is not idleness; a touch since the timer was set moves the end. */
 	if (s->current || s->queue_len || s->foreign_op)
@@ -62,8 +65,8 @@ static void session_free(void *arg)
 	free(s);
 }
 
-struct session *session_new(struct pool *pool, struct str identifier, const char *guid, int64_t created_us,
-			    struct err *e)
+struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
+			    int64_t created_us, struct err *e)
 {
 	struct session *s = calloc(1, sizeof(*s));
 
@@ -150,7 +153,8 @@ void session_bind(struct session *s, struct sandbox *sb)
 	s->fresh = true;
 	s->allocation_us = (clock_mono_ns() - s->asked_ns) / 1000;
 	pool_note_demand(s->pool);
-	/* The row is written before anything runs: a session that did something is never forgotten. */
+	/* The row is written before anything runs: a session that did something
+	 * is never forgotten. */
 	if (store_row(s, &e) < 0) {
 		log_error("session %s: %s", s->guid, e.msg);
 		session_end(s, &e);
@@ -207,11 +211,13 @@ void session_touch(struct session *s)
 	struct err e = ERR_INIT;
 	int64_t now = clock_wall_us();
 
-	/* The row follows in steps of a second: after a crash a session may live that much longer. */
+	/* The row follows in steps of a second: after a crash a session may live
+	 * that much longer. */
 	bool write = s->stored && now / 1000000 != s->accessed_us / 1000000;
 
 	s->accessed_us = now;
-	if (write && store_session_touch(s->pool->pools->config.store, s->sandbox->sid, now, &e) < 0)
+	if (write &&
+	    store_session_touch(s->pool->pools->config.store, s->sandbox->sid, now, &e) < 0)
 		log_warn("session %s: %s", s->guid, e.msg);
 }
 
@@ -231,9 +237,11 @@ void session_end(struct session *s, const struct err *why)
 		log_warn("session %s of pool %s ended: %s", s->guid, pool->spec.name, why->msg);
 		e = *why;
 	} else {
-		err_set(&e, ERR_CONFLICT, "The session was deleted while the request was waiting for it.");
+		err_set(&e, ERR_CONFLICT,
+			"The session was deleted while the request was waiting for it.");
 	}
-	if (s->stored && store_session_delete(pool->pools->config.store, sb->sid, &(struct err){ 0 }) < 0)
+	if (s->stored &&
+	    store_session_delete(pool->pools->config.store, sb->sid, &(struct err){ 0 }) < 0)
 		log_error("session %s: its row could not be deleted", s->guid);
 	/* From here on nobody finds it; tell those who hold on to it. */
 	while (!list_empty(&s->waits)) {
@@ -287,7 +295,8 @@ size_t session_each(struct pool *pool, size_t skip, size_t limit,
 }
 
 struct session_wait *session_when_open(struct session *s,
-				       void (*open)(void *arg, struct session *s, struct agent_link *link),
+				       void (*open)(void *arg, struct session *s,
+						    struct agent_link *link),
 				       void (*failed)(void *arg, const struct err *e), void *arg)
 {
 	if (s->sandbox) {
@@ -323,7 +332,8 @@ void session_kernel_state(struct session *s, enum agent_kernel_state state, enum
 	s->kernel_idle = state == AGENT_KERNEL_IDLE;
 	if (state == AGENT_KERNEL_NONE) {
 		if (death != AGENT_DEATH_NONE)
-			log_info("session %s: its kernel ended (%d); starting another", s->guid, (int)death);
+			log_info("session %s: its kernel ended (%d); starting another", s->guid,
+				 (int)death);
 		sandbox_restart_kernel(s->sandbox);
 	} else if (s->kernel_idle) {
 		executions_next(s);
@@ -341,7 +351,8 @@ void session_agent_status(struct session *s, enum agent_kernel_state state, cons
 			if (x->op == ops[i])
 				found = x;
 		if (found) {
-			/* Its result comes as EXEC_DONE: right after this message, or when it ends. */
+			/* Its result comes as EXEC_DONE: right after this message, or
+			 * when it ends. */
 			found->state = EXECUTION_RUNNING;
 			if (states[i] == AGENT_EXEC_RUNNING) {
 				list_remove(&found->node);

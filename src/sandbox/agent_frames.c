@@ -67,7 +67,8 @@ bool agent_frame_file(struct wire_reader *r, struct agent_file *ret)
 	return !r->bad;
 }
 
-bool agent_frame_entries(struct wire_reader *r, struct agent_file **ret, size_t *ret_count, bool *ret_more)
+bool agent_frame_entries(struct wire_reader *r, struct agent_file **ret, size_t *ret_count,
+			 bool *ret_more)
 {
 	*ret_more = wire_get_u8(r) != 0;
 	uint32_t count = wire_get_u32(r);

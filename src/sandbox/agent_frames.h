@@ -20,6 +20,8 @@ bool agent_frame_header(const char *bytes, struct agent_frame *ret);
 bool agent_frame_result(struct wire_reader *r, struct agent_result *ret);
 bool agent_frame_file(struct wire_reader *r, struct agent_file *ret);
 /** agent_frame_entries: the array is malloc'ed (caller frees), its size bounded by the frame's. */
-bool agent_frame_entries(struct wire_reader *r, struct agent_file **ret, size_t *ret_count, bool *ret_more);
-/** agent_frame_error: unknown codes become ERR_INTERNAL; bytes that are not printable become '?'. */
+bool agent_frame_entries(struct wire_reader *r, struct agent_file **ret, size_t *ret_count,
+			 bool *ret_more);
+/** agent_frame_error: unknown codes become ERR_INTERNAL; bytes that are not
+ * printable become '?'. */
 bool agent_frame_error(struct wire_reader *r, struct err *ret);

@@ -37,7 +37,7 @@ struct agent_link {
 	void *arg;
 	struct list files;
 	uint64_t next_op;
-	int attach_fd; /* waits for its frame to reach the front of the queue */
+	int attach_fd;    /* waits for its frame to reach the front of the queue */
 	size_t attach_at; /* bytes of `out` before that frame */
 };
 
@@ -61,7 +61,8 @@ static void link_flush(struct agent_link *l)
 		bool with_fd = l->attach_fd >= 0 && l->attach_at == 0;
 
 		if (l->attach_fd >= 0 && !with_fd)
-			len = l->attach_at; /* the descriptor goes with the first byte of its frame */
+			len = l->attach_at; /* the descriptor goes with the first byte of its frame
+					     */
 		ssize_t n = fd_send(l->fd, l->out.ptr, len, &l->attach_fd, with_fd ? 1 : 0);
 
 		if (n < 0 && errno == EAGAIN)
@@ -84,7 +85,8 @@ static void link_flush(struct agent_link *l)
 		buf_done(&l->out);
 }
 
-static int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, struct str head, struct str tail)
+static int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, struct str head,
+		     struct str tail)
 {
 	if (l->broken)
 		return -1;
@@ -258,8 +260,8 @@ static bool take_state(struct agent_link *l, enum agent_msg type, struct wire_re
 
 		if (!wire_ok(r) || death > AGENT_DEATH_KILLED)
 			return false;
-		l->events->kernel_state(l->arg, (enum agent_kernel_state)state, (enum agent_death)death,
-					code);
+		l->events->kernel_state(l->arg, (enum agent_kernel_state)state,
+					(enum agent_death)death, code);
 		return true;
 	}
 	uint64_t ops[AGENT_DONE_MAX + 1];
@@ -316,7 +318,8 @@ static bool take_frames(struct agent_link *l)
 		ok = agent_frame_header(l->in.ptr + at, &f);
 		if (!ok || l->in.len - at - AGENT_HEADER_SIZE < f.len)
 			break;
-		ok = take_frame(l, f.type, f.op, (struct str){ l->in.ptr + at + AGENT_HEADER_SIZE, f.len });
+		ok = take_frame(l, f.type, f.op,
+				(struct str){ l->in.ptr + at + AGENT_HEADER_SIZE, f.len });
 		at += AGENT_HEADER_SIZE + f.len;
 	}
 	buf_consume(&l->in, at);
@@ -362,7 +365,8 @@ static void link_event(void *arg, int events)
 		if (!buf_reserve(&l->in, 16384)) {
 			why = "too much output";
 		} else {
-			ssize_t n = recv(l->fd, l->in.ptr + l->in.len, l->in.cap - l->in.len - 1, 0);
+			ssize_t n =
+				recv(l->fd, l->in.ptr + l->in.len, l->in.cap - l->in.len - 1, 0);
 
 			if (n > 0) {
 				l->in.len += (size_t)n;
@@ -380,7 +384,8 @@ static void link_event(void *arg, int events)
 		link_destroy(l);
 }
 
-struct agent_link *agent_link_new(int fd, const struct agent_link_events *events, void *arg, struct err *e)
+struct agent_link *agent_link_new(int fd, const struct agent_link_events *events, void *arg,
+				  struct err *e)
 {
 	struct agent_link *l = calloc(1, sizeof(*l));
 
@@ -461,7 +466,8 @@ void agent_link_attach(struct agent_link *l, int fd)
 }
 
 static struct agent_file_op *file_start(struct agent_link *l, enum agent_msg kind, struct buf *head,
-					struct str path, const struct agent_file_events *ev, void *arg)
+					struct str path, const struct agent_file_events *ev,
+					void *arg)
 {
 	struct agent_file_op *f = calloc(1, sizeof(*f));
 
@@ -481,8 +487,8 @@ static struct agent_file_op *file_start(struct agent_link *l, enum agent_msg kin
 	return f;
 }
 
-struct agent_file_op *agent_file_list(struct agent_link *l, struct str path, bool recursive, uint32_t max,
-				      const struct agent_file_events *ev, void *arg)
+struct agent_file_op *agent_file_list(struct agent_link *l, struct str path, bool recursive,
+				      uint32_t max, const struct agent_file_events *ev, void *arg)
 {
 	struct buf b;
 

@@ -4,11 +4,12 @@
 /**
  * backend: the verbs every isolation tier implements, as the pool sees them.
  *
- * All verbs are asynchronous: they return at once and call back from the loop, exactly once, also when the
- * tier's helper process was lost meanwhile. A sandbox is named by its id (32 hexadecimal digits, chosen by
- * the pool); what it is made of is the backend's affair. After `create` and again after a restart of the
- * daemon, `connect` gives the stream socket of the sandbox's agent (agent_link.h).
- * Tiers: process (process.c). oci and microvm come with their issues, behind the same struct.
+ * All verbs are asynchronous: they return at once and call back from the loop, exactly once, also
+ * when the tier's helper process was lost meanwhile. A sandbox is named by its id (32 hexadecimal
+ * digits, chosen by the pool); what it is made of is the backend's affair. After `create` and again
+ * after a restart of the daemon, `connect` gives the stream socket of the sandbox's agent
+ * (agent_link.h). Tiers: process (process.c). oci and microvm come with their issues, behind the
+ * same struct.
  */
 
 #include "base/err.h"
@@ -27,20 +28,23 @@ struct sandbox_spec {
 typedef void (*backend_done_fn)(void *arg, const struct err *e);
 /** fd: the agent's end of a new kernel's socket, owned by the callee; -1 on error. */
 typedef void (*backend_kernel_fn)(void *arg, int fd, const struct err *e);
-typedef void (*backend_list_fn)(void *arg, const char *const *sids, size_t count, const struct err *e);
+typedef void (*backend_list_fn)(void *arg, const char *const *sids, size_t count,
+				const struct err *e);
 
 struct backend_ops {
 	const char *name;
 	/** load_image: done when kernels of the image can be started. */
 	void (*load_image)(struct backend *b, const char *image, backend_done_fn done, void *arg);
-	void (*create)(struct backend *b, const struct sandbox_spec *spec, backend_done_fn done, void *arg);
+	void (*create)(struct backend *b, const struct sandbox_spec *spec, backend_done_fn done,
+		       void *arg);
 	void (*start_kernel)(struct backend *b, const char *sid, backend_kernel_fn done, void *arg);
 	/** destroy: done when nothing of the sandbox is left; unknown ids succeed. */
 	void (*destroy)(struct backend *b, const char *sid, backend_done_fn done, void *arg);
 	/** list: every sandbox the tier still has. */
 	void (*list)(struct backend *b, backend_list_fn done, void *arg);
 	void (*stats)(struct backend *b, const char *sid,
-		      void (*done)(void *arg, const struct jailer_stats *stats, const struct err *e),
+		      void (*done)(void *arg, const struct jailer_stats *stats,
+				   const struct err *e),
 		      void *arg);
 	/** connect: descriptor of a connected stream socket, or -1. */
 	int (*connect)(struct backend *b, const char *sid, struct err *e);
@@ -49,12 +53,14 @@ struct backend_ops {
 
 struct backend {
 	const struct backend_ops *ops;
-	/** restarted: the helper process was replaced; images must be loaded again and sandboxes compared. */
+	/** restarted: the helper process was replaced; images must be loaded again and sandboxes
+	 * compared. */
 	void (*restarted)(void *arg);
 	/** lost: the helper process cannot come back. */
 	void (*lost)(void *arg, const struct err *e);
 	void *arg;
 };
 
-/** process_backend_new: takes jailer_fd; sockets_dir (borrowed) is the directory of the agents' sockets. */
+/** process_backend_new: takes jailer_fd; sockets_dir (borrowed) is the directory of the agents'
+ * sockets. */
 struct backend *process_backend_new(int jailer_fd, const char *sockets_dir, struct err *e);

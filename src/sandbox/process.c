@@ -16,7 +16,7 @@
 /* One request on its way to the jailer. */
 struct call {
 	struct map_node node; /* by tag */
-	struct list unsent; /* the socket was full */
+	struct list unsent;   /* the socket was full */
 	struct jailer_request rq;
 	void *arg;
 	backend_done_fn done;
@@ -51,8 +51,8 @@ static void call_free(struct process_backend *p, struct call *c)
 	free(c);
 }
 
-static void call_end(struct process_backend *p, struct call *c, const struct jailer_reply *reply, int fd,
-		     const struct err *e)
+static void call_end(struct process_backend *p, struct call *c, const struct jailer_reply *reply,
+		     int fd, const struct err *e)
 {
 	struct call copy = *c;
 
@@ -112,7 +112,8 @@ static void flush(struct process_backend *p)
 	set_events(p);
 }
 
-static struct call *call_new(struct process_backend *p, enum jailer_op op, const char *sid, void *arg)
+static struct call *call_new(struct process_backend *p, enum jailer_op op, const char *sid,
+			     void *arg)
 {
 	struct call *c = calloc(1, sizeof(*c));
 
@@ -127,7 +128,8 @@ static struct call *call_new(struct process_backend *p, enum jailer_op op, const
 	list_init(&c->unsent);
 	if (sid)
 		snprintf(c->rq.sid, sizeof(c->rq.sid), "%s", sid);
-	if (map_put(&p->calls, &c->node, (struct str){ (char *)&c->rq.tag, sizeof(c->rq.tag) }) < 0) {
+	if (map_put(&p->calls, &c->node, (struct str){ (char *)&c->rq.tag, sizeof(c->rq.tag) }) <
+	    0) {
 		free(c);
 		return NULL;
 	}
@@ -175,7 +177,8 @@ static void take_list(struct process_backend *p, struct call *c, const struct ja
 
 static void take_reply(struct process_backend *p, struct jailer_reply *reply, int fd)
 {
-	struct map_node *n = map_get(&p->calls, (struct str){ (char *)&reply->tag, sizeof(reply->tag) });
+	struct map_node *n =
+		map_get(&p->calls, (struct str){ (char *)&reply->tag, sizeof(reply->tag) });
 
 	reply->err.msg[sizeof(reply->err.msg) - 1] = '\0';
 	if (reply->op == JAILER_RESTARTED && reply->tag == 0) {
@@ -237,7 +240,8 @@ static void no_memory(struct err *e)
 	err_set(e, ERR_NOMEM, "out of memory");
 }
 
-static void process_load_image(struct backend *b, const char *image, backend_done_fn done, void *arg)
+static void process_load_image(struct backend *b, const char *image, backend_done_fn done,
+			       void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_IMAGE, NULL, arg);
 	struct err e = ERR_INIT;
@@ -252,7 +256,8 @@ static void process_load_image(struct backend *b, const char *image, backend_don
 	call_send(self(b), c);
 }
 
-static void process_create(struct backend *b, const struct sandbox_spec *spec, backend_done_fn done, void *arg)
+static void process_create(struct backend *b, const struct sandbox_spec *spec, backend_done_fn done,
+			   void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_CREATE, spec->sid, arg);
 	struct err e = ERR_INIT;
@@ -268,7 +273,8 @@ static void process_create(struct backend *b, const struct sandbox_spec *spec, b
 	call_send(self(b), c);
 }
 
-static void process_start_kernel(struct backend *b, const char *sid, backend_kernel_fn done, void *arg)
+static void process_start_kernel(struct backend *b, const char *sid, backend_kernel_fn done,
+				 void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_START_KERNEL, sid, arg);
 	struct err e = ERR_INIT;
@@ -311,7 +317,8 @@ static void process_list(struct backend *b, backend_list_fn done, void *arg)
 }
 
 static void process_stats(struct backend *b, const char *sid,
-			  void (*done)(void *arg, const struct jailer_stats *stats, const struct err *e),
+			  void (*done)(void *arg, const struct jailer_stats *stats,
+				       const struct err *e),
 			  void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_STATS, sid, arg);

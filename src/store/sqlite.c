@@ -429,8 +429,8 @@ int store_doc_list(struct store *s, const char *type, const char *prefix, const 
 		   void *arg, struct err *e)
 {
 	OWNED_STMT sqlite3_stmt *st = NULL;
-	/* Everything that starts with prefix is below prefix + 0xff: no UTF-8 text has that byte.
-	 */
+	/* Everything that starts with prefix is below prefix + 0xff: no UTF-8
+	 * text has that byte. */
 	OWNED_MEM char *end = str_printf("%s\xff", prefix);
 	int count = 0;
 	int r;

@@ -34,7 +34,7 @@ struct store_doc {
 	uint64_t etag; /* grows with each write of any document */
 };
 void store_doc_done(struct store_doc *d);
-#define STORE_ETAG_ANY 0 /* write whatever is there */
+#define STORE_ETAG_ANY 0          /* write whatever is there */
 #define STORE_ETAG_NEW UINT64_MAX /* only if there is none */
 /** store_doc_put: ERR_PRECONDITION if expect is an etag that is not the current one (or NEW and one
  * exists). */
@@ -72,15 +72,15 @@ int store_session_each(struct store *s,
 		       int (*fn)(const struct store_session *row, void *arg, struct err *e),
 		       void *arg, struct err *e);
 
-/* Executions: asynchronous ones only, from acceptance until they are pruned or their session ends.
- */
+/* Executions: asynchronous ones only, from acceptance until they are pruned or
+ * their session ends. */
 struct store_execution {
 	const char *id; /* caller-visible, unique in the session */
 	char sid[33];
-	uint64_t op; /* agent protocol operation */
+	uint64_t op;         /* agent protocol operation */
 	const char *request; /* JSON of the pool module: what is needed to start it again from the
 				queue */
-	const char *result; /* JSON of the pool module, NULL until finished */
+	const char *result;  /* JSON of the pool module, NULL until finished */
 	int64_t created_us;
 };
 int store_execution_put(struct store *s, const struct store_execution *row, struct err *e);
@@ -96,7 +96,7 @@ int store_execution_each(struct store *s, const char *sid,
 			 int (*fn)(const struct store_execution *row, void *arg, struct err *e),
 			 void *arg, struct err *e);
 
-/** store_batch_begin/end: groups the session writes of one loop turn into one transaction; nests.
- */
+/** store_batch_begin/end: groups the session writes of one loop turn into one
+ * transaction; nests. */
 int store_batch_begin(struct store *s, struct err *e);
 int store_batch_end(struct store *s, struct err *e);
