@@ -150,6 +150,7 @@ static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
 	/* Changing ids made the process undumpable; its own /proc/self is its own to read. */
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 	setsid();
+	prctl(PR_SET_NAME, "python3");
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/buf.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +56,7 @@ bool buf_add(struct buf *b, const void *data, size_t len)
 {
 	if (!buf_reserve(b, len))
 		return false;
+	assert(b->ptr);
 	if (len)
 		memcpy(b->ptr + b->len, data, len);
 	b->len += len;

@@ -253,9 +253,7 @@ static bool same_v2_tree(const struct cgroup_layout *l, size_t c)
 int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pid, struct err *e)
 {
 	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
-		bool v1_cpu = c == CGROUP_CPU && l->ctrl[c].version == 1;
-
-		if (l->ctrl[c].parent_dfd < 0 || v1_cpu || same_v2_tree(l, c))
+		if (l->ctrl[c].parent_dfd < 0 || same_v2_tree(l, c))
 			continue;
 		if (set(l->ctrl[c].parent_dfd, sid,
 			l->ctrl[c].version == 2 ? "agent/cgroup.procs" : "cgroup.procs", false, e,
@@ -263,6 +261,16 @@ int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pi
 			return -1;
 	}
 	return 0;
+}
+
+int cgroup_detach_agent(const struct cgroup_layout *l, pid_t pid, struct err *e)
+{
+	/* The namespace keeps the sandbox's directory as its root, so that no process in it,
+	 * kernels included, sees the host's path; the agent itself must not be slowed by the quota.
+	 */
+	if (l->ctrl[CGROUP_CPU].parent_dfd < 0 || l->ctrl[CGROUP_CPU].version != 1)
+		return 0;
+	return set(l->ctrl[CGROUP_CPU].parent_dfd, ".", "cgroup.procs", false, e, "%d", (int)pid);
 }
 
 int cgroup_kernel_fds(const struct cgroup_layout *l, const char *sid, int fds[CGROUP_CONTROLLERS],
@@ -330,14 +338,14 @@ static void kill_listed(int dfd, const char *path)
 
 	buf_init(&text, 1 << 20);
 	if (fd_read_file(dfd, path, 1 << 20, &text, &e) == 0) {
-		for (char *p = text.ptr; p && *p;) {
+		for (char *p = text.len ? text.ptr : NULL; p && *p;) {
 			long pid = strtol(p, &p, 10);
 
 			/* SECURITY: these pids come from the kernel, for cgroups that hold only our
 			 * sandboxes. */
 			if (pid > 1)
 				kill((pid_t)pid, SIGKILL);
-			while (*p == '\n')
+			while (p && *p == '\n')
 				p++;
 		}
 	}

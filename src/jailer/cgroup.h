@@ -38,6 +38,8 @@ int cgroup_create(const struct cgroup_layout *l, const char *sid,
 		  const struct jailer_limits *limits, struct err *e);
 /** cgroup_attach_agent: moves a process in by pid. */
 int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pid, struct err *e);
+/** cgroup_detach_agent: out of the CPU quota again (v1), once its cgroup namespace is made. */
+int cgroup_detach_agent(const struct cgroup_layout *l, pid_t pid, struct err *e);
 /**
  * cgroup_kernel_fds: descriptors of cgroup.procs files; a process that writes "0" to each joins as
  * a kernel. Returns how many (at most CGROUP_CONTROLLERS); the caller closes them.

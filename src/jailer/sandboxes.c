@@ -189,7 +189,9 @@ static int create_with_slot(struct jailer *j, const struct jailer_request *rq, s
 	if (jail_spawn(&spawn, attach_agent, &arg, &r->pid, &pidfd, e) < 0)
 		return -1;
 	r->start_time = record_start_time(r->pid);
-	if (record_write(j->records_dfd, r, e) < 0 || adopt(j, r, dup(pidfd), e) < 0) {
+	if (cgroup_detach_agent(&j->cgroups, r->pid, e) < 0 ||
+	    record_write(j->records_dfd, r, e) < 0 ||
+	    adopt(j, r, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), e) < 0) {
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 		while (waitpid(r->pid, NULL, 0) < 0 && errno == EINTR)
 			;

@@ -16,7 +16,7 @@
 /* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
 static void add_clean(struct buf *b, struct str s)
 {
-	if (utf8_valid(s)) {
+	if (!s.len || utf8_valid(s)) {
 		buf_add_str(b, s);
 		return;
 	}

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define KERNEL_FAILURES_MAX 5
+/* While at least half of the stock is there, refilling waits for the request to be answered. */
+#define REFILL_DELAY_MS 10
 
 static void start_kernel(struct sandbox *sb);
 
@@ -462,10 +464,12 @@ void pool_refill_now(struct pool *pool)
 
 void pool_refill(struct pool *pool)
 {
-	/* People who wait are served in this turn; stock is kept up right after it, off the
-	 * request's path. */
+	/* People who wait are served in this turn. Otherwise stock is kept up off the request's
+	 * path, also off its processor: the request that took a sandbox is still running. */
 	if (pool->waiting_count)
 		pool_refill_now(pool);
-	else
+	else if (pool->ready_count * 2 < pool_ready_target(pool) || pool->making)
 		loop_timer_start(pool->refill, 0);
+	else
+		loop_timer_start(pool->refill, REFILL_DELAY_MS);
 }

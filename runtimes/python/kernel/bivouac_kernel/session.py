@@ -34,7 +34,6 @@ ENVIRONMENT = {
     "TERM": "dumb",
     "PAGER": "cat",
     "GIT_PAGER": "cat",
-    "PIP_USER": "1",
     "PIP_BREAK_SYSTEM_PACKAGES": "1",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -1,0 +1,53 @@
+# The commands people type. Everything real is in meson.build and the scripts named here.
+SHELL := /bin/bash
+BUILD ?= build
+ONESHOT ?= 0
+
+.PHONY: deps build image run test bench lint fuzz soak format clean help
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make deps    install what is missing (Debian 12, root) and make the user `bivouac`
+deps:
+	@scripts/deps.sh
+
+## make build   compile into build/
+build: deps
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
+	@ninja -C $(BUILD)
+
+## make image   build the Python image (cached by content)
+image: build
+	@$(BUILD)/bivouac image build
+
+## make run     from nothing to a served session pool; ONESHOT=1 stops after the example
+run: image
+	@ONESHOT=$(ONESHOT) BUILD=$(BUILD) scripts/run.sh
+
+## make test    everything that must pass
+test: image
+	@BUILD=$(BUILD) scripts/test.sh
+
+## make bench   the numbers: a table, and build/bench.jsonl
+bench: image
+	@/usr/bin/python3 bench/run.py --install
+
+## make lint    format, layering, static analysis
+lint: build
+	@BUILD=$(BUILD) scripts/lint.sh
+
+## make soak    5000 create-execute-delete cycles
+soak: image
+	@BIVOUAC_SOAK=5000 BIVOUAC_BIN_DIR=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q tests/e2e/test_soak.py
+
+## make fuzz    each fuzz target for FUZZ_SECONDS (default 60)
+fuzz: deps
+	@scripts/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
+## make format  clang-format over the C files
+format:
+	@clang-format -i $$(git ls-files 'src/*.[ch]' 'runtimes/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]')
+
+clean:
+	rm -rf build build-asan build-fuzz

@@ -1,0 +1,35 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what building, running and testing take. Does nothing, fast, when it is all there.
+set -euo pipefail
+
+packages=(
+	# build
+	gcc libc6-dev make meson ninja-build pkg-config
+	libuv1-dev libmicrohttpd-dev libjansson-dev libcjose-dev libssl-dev libsqlite3-dev libseccomp-dev
+	libcurl4-openssl-dev libsmartcols-dev libinih-dev python3-dev
+	# image
+	mmdebstrap arch-test
+	# run and test
+	curl ca-certificates iproute2 procps util-linux python3 python3-pytest libcmocka-dev
+	# lint
+	clang clang-format clang-tidy cppcheck shellcheck git
+)
+
+missing=()
+for p in "${packages[@]}"; do
+	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "deps: missing packages, run as root: apt-get install ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "deps: installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if [ "$(id -u)" = 0 ] && ! getent passwd bivouac >/dev/null; then
+	useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bivouac
+fi

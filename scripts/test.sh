@@ -1,0 +1,85 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# `make test`: units and corpora, plain and under sanitizers; end to end against the real daemon, plain and (a part of
+# it) under sanitizers. Closes with "N passed, N failed[, N skipped]".
+set -uo pipefail
+
+build=$(realpath "${BUILD:-build}")
+asan=$(dirname "$build")/build-asan
+passed=0 failed=0 skipped=0
+export ASAN_OPTIONS=abort_on_error=0:exitcode=99:detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+
+step() { printf '\n== %s\n' "$*"; }
+
+# meson's own summary lines: "Ok: 12", "Fail: 0", "Skipped: 0", "Timeout: 0".
+count_meson() {
+	local log=$1
+	passed=$((passed + $(sed -n 's/^Ok: *\([0-9]*\).*/\1/p' "$log" | tail -1)))
+	local key n
+	for key in Fail 'Unexpected Pass' Timeout; do
+		n=$(sed -n "s/^$key: *\([0-9]*\).*/\1/p" "$log" | tail -1)
+		failed=$((failed + ${n:-0}))
+	done
+	n=$(sed -n 's/^Skipped: *\([0-9]*\).*/\1/p' "$log" | tail -1)
+	skipped=$((skipped + ${n:-0}))
+}
+
+# pytest's closing line: "3 failed, 120 passed, 2 skipped, 1 error in 12s".
+count_pytest() {
+	local line n
+	line=$(grep -E '^(=+ )?[0-9]+ (passed|failed|skipped|error|deselected).* in [0-9.]+s' "$1" | tail -1)
+	if [ -z "$line" ]; then
+		failed=$((failed + 1))
+		return
+	fi
+	n=$(grep -oE '[0-9]+ passed' <<<"$line" | cut -d' ' -f1); passed=$((passed + ${n:-0}))
+	n=$(grep -oE '[0-9]+ failed' <<<"$line" | cut -d' ' -f1); failed=$((failed + ${n:-0}))
+	n=$(grep -oE '[0-9]+ errors?' <<<"$line" | cut -d' ' -f1); failed=$((failed + ${n:-0}))
+	n=$(grep -oE '[0-9]+ skipped' <<<"$line" | cut -d' ' -f1); skipped=$((skipped + ${n:-0}))
+}
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+run_meson() {
+	meson test -C "$1" --print-errorlogs --num-processes 2 2>&1 | tee "$log"
+	grep -q '^Ok:' "$log" && count_meson "$log" || failed=$((failed + 1))
+}
+
+run_pytest() {
+	/usr/bin/python3 -m pytest -q -rs -p no:cacheprovider --durations=8 "$@" 2>&1 | tee "$log"
+	count_pytest "$log"
+}
+
+step "unit tests and fuzz corpora"
+run_meson "$build"
+
+step "the same under AddressSanitizer and UndefinedBehaviorSanitizer"
+if { [ -f "$asan/build.ninja" ] ||
+	meson setup "$asan" -Db_sanitize=address,undefined -Db_lundef=false >/dev/null; } &&
+	ninja -C "$asan" >"$log" 2>&1; then
+	run_meson "$asan"
+else
+	tail -30 "$log"
+	failed=$((failed + 1))
+fi
+
+step "kernel driver"
+BIVOUAC_TEST_ROOTFS=$("$build/bivouac" image path)
+export BIVOUAC_TEST_ROOTFS
+run_pytest tests/unit
+
+step "end to end"
+BIVOUAC_BIN_DIR=$build run_pytest tests/e2e
+
+step "end to end under sanitizers"
+BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_execute.py tests/e2e/test_files.py tests/e2e/test_bad_input.py \
+	tests/e2e/test_sessions.py tests/e2e/test_arm.py
+
+echo
+if [ "$skipped" -gt 0 ]; then
+	echo "$passed passed, $failed failed, $skipped skipped"
+else
+	echo "$passed passed, $failed failed"
+fi
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
