@@ -191,7 +191,8 @@ def jupyter(starts, round_trips):
     first, trips, memory = [], [], []
     with tempfile.TemporaryDirectory(prefix="bivouac-bench-jupyter-") as work:
         saved = dict(os.environ)
-        os.environ.update(HOME=work, JUPYTER_RUNTIME_DIR=work, IPYTHONDIR=work, JUPYTER_PLATFORM_DIRS="1")
+        os.environ.update(HOME=work, JUPYTER_RUNTIME_DIR=work, IPYTHONDIR=work, JUPYTER_PLATFORM_DIRS="1",
+                          PYDEVD_DISABLE_FILE_VALIDATION="1")
         try:
             for i in range(starts):
                 manager = KernelManager()

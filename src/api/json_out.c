@@ -49,6 +49,12 @@ void json_key_str(struct buf *b, const char *name, const char *value)
 	json_str(b, str_from(value));
 }
 
+void json_key_text(struct buf *b, const char *name, struct str value)
+{
+	json_key(b, name);
+	json_str(b, value);
+}
+
 void json_key_int(struct buf *b, const char *name, int64_t value)
 {
 	json_key(b, name);

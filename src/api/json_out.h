@@ -15,6 +15,8 @@ void json_str(struct buf *b, struct str s);
 /** json_key: `,"name":` (no comma right after an opening brace). */
 void json_key(struct buf *b, const char *name);
 void json_key_str(struct buf *b, const char *name, const char *value);
+/** json_key_text: of a view, which may contain NUL characters. */
+void json_key_text(struct buf *b, const char *name, struct str value);
 void json_key_int(struct buf *b, const char *name, int64_t value);
 /** json_key_time: RFC 3339. */
 void json_key_time(struct buf *b, const char *name, int64_t wall_us);

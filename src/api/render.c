@@ -10,10 +10,15 @@ static bool value_as_string(const struct call *c)
 	       memcmp(c->api_version.ptr, "2024-10-02", 10) == 0;
 }
 
-static void put_image(struct buf *b, const char *format, const char *base64)
+static bool is_true(const struct execution_result *r)
+{
+	return str_eq(text_str(&r->value), STR("1"));
+}
+
+static void put_image(struct buf *b, const char *format, struct str base64)
 {
 	buf_addf(b, "{\"type\":\"image\",\"format\":\"%s\",\"base64_data\":\"", format);
-	buf_add_str(b, str_from(base64));
+	buf_add_str(b, base64);
 	buf_add(b, "\"}", 2);
 }
 
@@ -29,31 +34,40 @@ static void put_value(struct buf *b, const struct call *c, const struct executio
 		break;
 	case KERNEL_VALUE_BOOL:
 		if (string)
-			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("\"True\"")
-								  : STR("\"False\""));
+			buf_add_str(b, is_true(r) ? STR("\"True\"") : STR("\"False\""));
 		else
-			buf_add_str(b, strcmp(r->value, "1") == 0 ? STR("true") : STR("false"));
+			buf_add_str(b, is_true(r) ? STR("true") : STR("false"));
 		break;
 	case KERNEL_VALUE_INT:
 	case KERNEL_VALUE_FLOAT: {
 		/* SECURITY: text from a kernel becomes a bare JSON number only if a parser agrees
 		 * that it is one. */
-		json_t *number = string ? NULL : json_loads(r->value, JSON_DECODE_ANY, NULL);
+		json_t *number = string ? NULL : json_loads(r->value.ptr, JSON_DECODE_ANY, NULL);
 
 		if (json_is_number(number))
-			buf_add_str(b, str_from(r->value));
+			buf_add_str(b, text_str(&r->value));
 		else
-			json_str(b, str_from(r->value));
+			json_str(b, text_str(&r->value));
 		json_decref(number);
 		break;
 	}
 	case KERNEL_VALUE_IMAGE:
-		put_image(b, r->format, r->value);
+		if (string) {
+			struct buf object;
+
+			/* Where only text is allowed, the object as text. */
+			buf_init(&object, 64u << 20);
+			put_image(&object, r->format, text_str(&r->value));
+			json_str(b, buf_str(&object));
+			buf_done(&object);
+		} else {
+			put_image(b, r->format, text_str(&r->value));
+		}
 		break;
 	case KERNEL_VALUE_NONE:
 	case KERNEL_VALUE_STR:
 	case KERNEL_VALUE_TEXT:
-		json_str(b, str_from(r->value));
+		json_str(b, text_str(&r->value));
 		break;
 	}
 }
@@ -70,7 +84,7 @@ static void put_displays(struct buf *b, const struct execution_result *r)
 
 		json_item(b);
 		put_image(b, json_string_value(json_object_get(d, "format")),
-			  json_string_value(json_object_get(d, "base64_data")));
+			  str_from(json_string_value(json_object_get(d, "base64_data"))));
 	}
 	buf_add(b, "]", 1);
 }
@@ -116,8 +130,8 @@ static int64_t milliseconds(const struct execution *x)
 
 static void put_streams(struct buf *b, const struct execution_result *r)
 {
-	json_key_str(b, "stdout", r->out ? r->out : "");
-	json_key_str(b, "stderr", r->err ? r->err : "");
+	json_key_text(b, "stdout", text_str(&r->out));
+	json_key_text(b, "stderr", text_str(&r->err));
 }
 
 static void put_error(struct buf *b, const struct execution_result *r)
@@ -132,11 +146,13 @@ static void put_error(struct buf *b, const struct execution_result *r)
 		struct buf text;
 
 		buf_init(&text, 1 << 20);
-		buf_addf(&text, "%s%s%s", r->error_name, *r->error_text ? ": " : "", r->error_text);
+		buf_add_str(&text, text_str(&r->error_name));
+		buf_add_str(&text, r->error_text.len ? STR(": ") : STR(""));
+		buf_add_str(&text, text_str(&r->error_text));
 		json_str(b, buf_str(&text));
 		buf_done(&text);
 	} else {
-		json_str(b, str_from(r->err));
+		json_str(b, text_str(&r->err));
 	}
 	buf_add(b, "}", 1);
 }

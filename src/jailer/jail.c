@@ -110,10 +110,16 @@ static int enter_root(const struct jail_spawn *s, struct err *e)
 	 * here. */
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(e, "make mounts private");
-	/* A fresh bind mount: inherited ones are locked and cannot become the root. */
-	if (mount(s->template, s->template, NULL, MS_BIND | MS_REC, NULL) < 0 ||
-	    chdir(s->template) < 0)
-		return err_sys(e, "bind the root");
+	/* The template is our working directory: its path may lead through directories that this
+	 * namespace's root must not enter. A copy of the tree goes on top of it, as inherited
+	 * mounts are locked and cannot become the root. */
+	OWNED_FD int tree = (int)syscall(SYS_open_tree, AT_FDCWD, ".",
+					 OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+
+	if (tree < 0 ||
+	    syscall(SYS_move_mount, tree, "", AT_FDCWD, ".", MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
+	    fchdir(tree) < 0)
+		return err_sys(e, "copy the root");
 	if (mount_tmpfs("tmp", lim->tmp_bytes, lim->inodes, "1777", 0, e) < 0 ||
 	    mount_tmpfs("home/session", lim->tmp_bytes, lim->inodes, "755", 0, e) < 0 ||
 	    mount_tmpfs("mnt/data", lim->data_bytes, lim->inodes, "755", 0, e) < 0 ||
@@ -225,6 +231,8 @@ int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, s
 {
 	int sync[2];
 
+	if (chdir(s->template) < 0)
+		return err_sys(e, "enter %s", s->template);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sync) < 0)
 		return err_sys(e, "socketpair");
 	OWNED_FD int ours = sync[0];

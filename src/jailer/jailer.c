@@ -150,6 +150,7 @@ static void settle_busy(struct jailer *j)
 
 static void jailer_done(struct jailer *j)
 {
+	(void)!chdir("/"); /* the last sandbox was made from inside a template */
 	list_each(&j->zygotes, struct zygote, node, z)
 		zygote_free(z);
 	if (j->sandboxes.len)

@@ -112,15 +112,26 @@ void session_wait_cancel(struct session_wait *w);
 /* Executions. */
 enum execution_state { EXECUTION_QUEUED, EXECUTION_RUNNING, EXECUTION_FINISHED };
 
+/** Owned text that may contain NUL characters; ptr is never NULL in a finished result. */
+struct text {
+	char *ptr;
+	size_t len;
+};
+
+static inline struct str text_str(const struct text *t)
+{
+	return (struct str){ t->ptr ? t->ptr : "", t->len };
+}
+
 /** What an execution left behind; text is valid UTF-8, cut to its limits with a mark. */
 struct execution_result {
 	enum agent_exec_status status; /* OK … OOM */
-	char *out;
-	char *err; /* with traceback, or how it ended */
-	char *error_name;
-	char *error_text;
+	struct text out;
+	struct text err; /* with traceback, or how it ended */
+	struct text error_name;
+	struct text error_text;
 	enum kernel_value kind;
-	char *value;         /* text of the value; IMAGE: base64 */
+	struct text value; /* IMAGE: base64 */
 	char format[24];     /* IMAGE */
 	json_t *displays;    /* array of {"type","format","base64_data"}; NULL if none */
 	int64_t duration_us; /* of the code */

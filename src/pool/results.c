@@ -42,16 +42,26 @@ static void add_clean(struct buf *b, struct str s)
 	}
 }
 
-static char *clean(struct str s)
+static struct text take_text(struct buf *b)
+{
+	struct text t = { .len = b->len };
+
+	t.ptr = buf_take(b);
+	if (!t.ptr)
+		t.len = 0;
+	return t;
+}
+
+static struct text clean(struct str s)
 {
 	struct buf b;
 
 	buf_init(&b, TEXT_MAX);
 	add_clean(&b, s);
-	char *text = buf_take(&b);
+	struct text t = take_text(&b);
 
 	buf_done(&b);
-	return text ? text : strdup("");
+	return t;
 }
 
 /* One output stream: cut between characters at the limit, and said so. */
@@ -141,10 +151,10 @@ static void take_value(struct execution_result *out, const struct agent_value *v
 		buf_init(&b, TEXT_MAX);
 		if (image_parts(v->data, out->format, sizeof(out->format), &bytes) &&
 		    base64_encode(&b, bytes.ptr, bytes.len)) {
-			out->value = buf_take(&b);
+			out->value = take_text(&b);
 		} else {
 			out->kind = KERNEL_VALUE_NONE;
-			out->value = strdup("");
+			out->value = clean(STR(""));
 		}
 		buf_done(&b);
 	} else {
@@ -164,7 +174,7 @@ static void take_displays(struct execution_result *out, const struct agent_resul
 		if (one.kind == KERNEL_VALUE_IMAGE)
 			json_array_append_new(out->displays,
 					      json_pack("{s:s,s:s,s:s}", "type", "image", "format",
-							one.format, "base64_data", one.value));
+							one.format, "base64_data", one.value.ptr));
 		result_done(&one);
 	}
 }
@@ -178,10 +188,10 @@ void result_from_agent(struct execution *x, const struct agent_result *r)
 	out->duration_us = r->duration_us < INT64_MAX ? (int64_t)r->duration_us : 0;
 	buf_init(&b, TEXT_MAX);
 	add_stream(&b, "stdout", r->out, r->stdout_dropped, x->output_max);
-	out->out = buf_take(&b);
+	out->out = take_text(&b);
 	add_stream(&b, "stderr", r->err, r->stderr_dropped, x->output_max);
 	add_ending(&b, r, &x->session->pool->spec);
-	out->err = buf_take(&b);
+	out->err = take_text(&b);
 	buf_done(&b);
 	out->error_name = clean(r->error_name);
 	out->error_text = clean(r->error_text);
@@ -202,21 +212,27 @@ void result_timeout(struct execution *x)
 
 void result_done(struct execution_result *r)
 {
-	free(r->out);
-	free(r->err);
-	free(r->error_name);
-	free(r->error_text);
-	free(r->value);
+	free(r->out.ptr);
+	free(r->err.ptr);
+	free(r->error_name.ptr);
+	free(r->error_text.ptr);
+	free(r->value.ptr);
 	json_decref(r->displays);
 	*r = (struct execution_result){ 0 };
 }
 
+static json_t *text_json(const struct text *t)
+{
+	return json_stringn_nocheck(t->ptr ? t->ptr : "", t->len);
+}
+
 char *result_to_json(const struct execution_result *r)
 {
-	json_t *doc = json_pack("{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s:O*}", "status",
-				(int)r->status, "stdout", r->out, "stderr", r->err, "errorName",
-				r->error_name, "errorText", r->error_text, "kind", (int)r->kind,
-				"value", r->value, "format", r->format, "durationUs",
+	json_t *doc = json_pack("{s:i,s:o,s:o,s:o,s:o,s:i,s:o,s:s,s:I,s:O*}", "status",
+				(int)r->status, "stdout", text_json(&r->out), "stderr",
+				text_json(&r->err), "errorName", text_json(&r->error_name),
+				"errorText", text_json(&r->error_text), "kind", (int)r->kind,
+				"value", text_json(&r->value), "format", r->format, "durationUs",
 				(json_int_t)r->duration_us, "displays", r->displays);
 	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 
@@ -224,30 +240,37 @@ char *result_to_json(const struct execution_result *r)
 	return text;
 }
 
+static struct text text_from(const char *ptr, size_t len)
+{
+	return clean((struct str){ ptr, len });
+}
+
 int result_from_json(const char *text, struct execution_result *ret, struct err *e)
 {
 	json_error_t je;
 	json_t *doc = json_loads(text, JSON_ALLOW_NUL, &je);
 	const char *out, *err, *name, *msg, *value, *format;
+	size_t out_len, err_len, name_len, msg_len, value_len;
 	json_t *displays = NULL;
 	json_int_t duration;
 	int status, kind;
 
-	if (!doc || json_unpack(doc, "{s:i,s:s,s:s,s:s,s:s,s:i,s:s,s:s,s:I,s?o}", "status", &status,
-				"stdout", &out, "stderr", &err, "errorName", &name, "errorText",
-				&msg, "kind", &kind, "value", &value, "format", &format,
-				"durationUs", &duration, "displays", &displays) < 0) {
+	if (!doc || json_unpack(doc, "{s:i,s:s%,s:s%,s:s%,s:s%,s:i,s:s%,s:s,s:I,s?o}", "status",
+				&status, "stdout", &out, &out_len, "stderr", &err, &err_len,
+				"errorName", &name, &name_len, "errorText", &msg, &msg_len, "kind",
+				&kind, "value", &value, &value_len, "format", &format, "durationUs",
+				&duration, "displays", &displays) < 0) {
 		json_decref(doc);
 		return err_set(e, ERR_INTERNAL, "stored result is damaged");
 	}
 	*ret = (struct execution_result){
 		.status = (enum agent_exec_status)status,
-		.out = strdup(out),
-		.err = strdup(err),
-		.error_name = strdup(name),
-		.error_text = strdup(msg),
+		.out = text_from(out, out_len),
+		.err = text_from(err, err_len),
+		.error_name = text_from(name, name_len),
+		.error_text = text_from(msg, msg_len),
 		.kind = (enum kernel_value)kind,
-		.value = strdup(value),
+		.value = text_from(value, value_len),
 		.displays = json_incref(displays),
 		.duration_us = duration,
 	};

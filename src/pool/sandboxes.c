@@ -124,6 +124,7 @@ static void make_failed(struct sandbox *sb, const struct err *e)
 	sandbox_destroy(sb);
 	/* Those who wait for a sandbox wait for the next try, but not without end. */
 	if (pool->failures >= KERNEL_FAILURES_MAX) {
+		pools_signal_ready(pool->pools, e);
 		while (!list_empty(&pool->waiting))
 			session_end(list_first(&pool->waiting, struct session, waiting), e);
 	}

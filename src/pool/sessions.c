@@ -151,7 +151,6 @@ void session_bind(struct session *s, struct sandbox *sb)
 	s->sandbox = sb;
 	s->kernel_idle = true;
 	s->fresh = true;
-	s->allocation_us = (clock_mono_ns() - s->asked_ns) / 1000;
 	pool_note_demand(s->pool);
 	/* The row is written before anything runs: a session that did something
 	 * is never forgotten. */
@@ -160,6 +159,7 @@ void session_bind(struct session *s, struct sandbox *sb)
 		session_end(s, &e);
 		return;
 	}
+	s->allocation_us = (clock_mono_ns() - s->asked_ns) / 1000;
 	run_waits(s);
 	if (!s->ended)
 		executions_next(s);

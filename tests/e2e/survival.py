@@ -18,6 +18,8 @@ BIN_DIR = os.path.abspath(
 BIVOUACD = os.path.join(BIN_DIR, "bivouacd")
 BIVOUAC = os.path.join(BIN_DIR, "bivouac")
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/default"
+DEFAULT_POOL = f"{GROUP}/providers/Microsoft.App/sessionPools/default"
 VERSION = "2025-10-02-preview"
 ARM_VERSION = "2025-07-01"
 UID_DIR = "/run/bivouac-uids"
@@ -129,7 +131,9 @@ class Daemon:
         self.mounts_before = host_mounts()
         self.starts = 0
         self.started_pids = {}  # pid -> start time of everything root ever seen below a daemon
-        self.pool_path = None
+        self.pool_path = DEFAULT_POOL.replace("/providers/Microsoft.App", "")
+        self.ready = {}
+        self.dev = True  # --dev would make a deleted default pool again
 
     # Life.
 
@@ -139,8 +143,9 @@ class Daemon:
         ready = os.path.join(self.base, f"ready.{self.starts}")
         with open(ready, "wb") as out, open(self.log, "ab") as log:
             self.proc = subprocess.Popen(
-                [BIVOUACD, "--dev", "--listen", "127.0.0.1:0", "--state", self.state, "--run-dir", self.run]
+                [BIVOUACD, "--listen", "127.0.0.1:0", "--state", self.state, "--run-dir", self.run]
                 + ["--uid-dir", UID_DIR]
+                + (["--dev"] if self.dev else [])
                 + self.args
                 + list(more),
                 stdin=subprocess.DEVNULL,
@@ -154,12 +159,10 @@ class Daemon:
             text = read(ready)
             return text if text.endswith("\n") else None
 
-        self.ready = json.loads(wait_for(line, f"ready line; log:\n{self.log_tail()}", READY_S))
-        at = urllib.parse.urlsplit(self.ready["endpoint"])
+        # Tokens of an earlier start on the same state directory stay good.
+        self.ready.update(json.loads(wait_for(line, "the line that says ready", READY_S)))
+        at = urllib.parse.urlsplit(self.ready["armEndpoint"])
         self.address = (at.hostname, at.port)
-        self.default_path = at.path
-        if self.pool_path is None:
-            self.pool_path = at.path
         self.remember()
         return self
 
@@ -409,22 +412,21 @@ class Daemon:
         }
         if limits:
             properties["sessionLimits"] = limits
-        group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/default"
         r = self.arm(
             "PUT",
-            f"{group}/providers/Microsoft.App/sessionPools/{name}",
+            f"{GROUP}/providers/Microsoft.App/sessionPools/{name}",
             {"location": "local", "properties": properties},
         )
         assert r.status in (200, 201), r
-        self.pool_path = f"{group}/sessionPools/{name}"
+        self.pool_path = f"{GROUP}/sessionPools/{name}"
         return self
 
     def only_pool(self, name, sessions_max, ready, **more):
         """make_pool, without the default pool beside it, so that everything on the machine is this pool's."""
         self.make_pool(name, sessions_max, ready, **more)
-        group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/default"
-        r = self.arm("DELETE", f"{group}/providers/Microsoft.App/sessionPools/default")
+        r = self.arm("DELETE", DEFAULT_POOL)
         assert r.status in (200, 202, 204), r
+        self.dev = False
         return self
 
     def url(self, path, identifier=None, **query):

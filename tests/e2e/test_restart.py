@@ -4,6 +4,7 @@
 import hashlib
 import os
 import random
+import subprocess
 import threading
 import time
 
@@ -23,7 +24,7 @@ def seed_of(round=0):
 
 
 def start(*args):
-    d = survival.Daemon(*args).start()
+    d = survival.Daemon("--executions-kept", "10000", *args).start()
     try:
         d.only_pool("survive", SESSIONS, READY)
     except BaseException:
@@ -32,23 +33,23 @@ def start(*args):
     return d
 
 
+def ready_min(d):
+    """A pool keeps no more ready than it may still give away."""
+    return min(READY, SESSIONS - len(d.sessions()))
+
+
 def settled(d):
     """Everything that runs belongs to a session or to the stock."""
     last = [""]
 
     def check():
-        last[0] = d.ownership(READY_MIN(d), READY_MOST, SHELLS)
+        last[0] = d.ownership(ready_min(d), READY_MOST, SHELLS)
         return not last[0]
 
     try:
         survival.wait_for(check, "only owned sandboxes", 30, 0.2)
     except AssertionError:
         raise AssertionError(f"{last[0]}\n{d.log_tail()}") from None
-
-
-def READY_MIN(d):
-    """A pool keeps no more ready than it may still give away."""
-    return min(READY, SESSIONS - len(d.sessions()))
 
 
 # Each execution says once, in a file, that it ran: a second line would be a second run.
@@ -459,21 +460,17 @@ def test_killed_while_starting(daemon):
     guids = daemon.sessions()
     daemon.kill("bivouacd")
     for _ in range(5):
-        d2 = survival.Daemon(base=daemon.base)
-        d2.pool_path = daemon.pool_path
-        import subprocess
-
         with open(daemon.log, "ab") as log:
-            d2.proc = subprocess.Popen(
+            early = subprocess.Popen(
                 [survival.BIVOUACD, "--listen", "127.0.0.1:0", "--state", daemon.state, "--run-dir", daemon.run],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
         time.sleep(rng.uniform(0, 2.5))
-        assert d2.proc.poll() is None
-        d2.proc.kill()
-        d2.proc.wait()
+        assert early.poll() is None
+        early.kill()
+        early.wait()
     daemon.start()
     assert daemon.sessions() == guids
     assert daemon.value("early-bird", "x") == 5
