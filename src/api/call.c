@@ -90,8 +90,9 @@ struct call *call_begin(struct http_request *rq, void *ctx, enum shape shape)
 	c->pool = find_pool(rq, c->config, &e);
 	if (c->pool && http_query(rq, "api-version", &c->api_version) && c->api_version.len &&
 	    !version_ok(c->api_version))
-		err_set(&e, ERR_INVALID, "api-version '%.40s' is not a version; supported are: %s",
-			c->api_version.len ? c->api_version.ptr : "", api_versions);
+		err_set(&e, ERR_INVALID, "api-version '%.*s' is not a version; supported are: %s",
+			(int)(c->api_version.len < 40 ? c->api_version.len : 40),
+			c->api_version.ptr, api_versions);
 	if (e.code != ERR_NONE) {
 		http_reply_err(rq, &e);
 		return NULL;

@@ -417,6 +417,9 @@ size_t pool_ready_target(struct pool *pool)
 			      : 0;
 	size_t peak = 0;
 
+	/* Asked for: nothing that stands idle. */
+	if (pool->spec.ready_min == 0)
+		return 0;
 	demand_advance(pool);
 	for (size_t i = 0; i < DEMAND_SLOTS; i++)
 		if (pool->demand[i] > peak)

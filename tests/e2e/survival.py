@@ -369,9 +369,9 @@ class Daemon:
             return f"{len(agents)} agents for {len(records)} records: {agents}"
         if not ready_min + shells <= extra <= ready_max + shells:
             return f"{extra} sandboxes without session; stock is {ready_min}..{ready_max} and {shells} shells"
-        kernels = [p for p in self.processes() if p.uid >= UID_BLOCK_FIRST and p not in agents]
-        strays = [p for p in kernels if p.parent in (0, 1)]
-        if strays or any(p.state == "Z" for p in agents):
+        inits = {p.pid for p in agents}
+        strays = [p for p in self.processes() if p.uid >= UID_BLOCK_FIRST and p.pid not in inits and p.parent <= 1]
+        if strays:
             return f"processes without sandbox: {strays}"
         if self.new_mounts():
             return f"mounts of the host: {self.new_mounts()}"
