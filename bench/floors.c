@@ -5,8 +5,9 @@
  *   bivouac-bench-floors http N        HTTP/1.1 round trip over loopback, keep-alive, with an epoll
  *                                      server that answers from a buffer
  *   bivouac-bench-floors worker N      round trip with a forked process over a SOCK_SEQPACKET pair
- *   bivouac-bench-floors fork N KIB    fork of a process with KIB of touched private memory in
- *                                      small pages, whose child exits, and wait
+ *   bivouac-bench-floors fork N KIB HUGE_KIB
+ *                                      fork of a process with so much touched private memory in
+ *                                      small and in huge pages, whose child exits, and wait
  *
  * Output: one line `sample NANOSECONDS` per measurement. Sizes of the messages are those of a
  * bivouacd execution: about 1 KiB of request, 1 KiB of reply.
@@ -191,15 +192,23 @@ static void floor_worker(long n)
 
 /* --- fork --- */
 
-static void floor_fork(long n, size_t kib)
+static void touch(size_t kib, int advice)
 {
+	const size_t huge = 2 << 20;
 	size_t size = kib * 1024;
-	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory = mmap(NULL, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory == MAP_FAILED)
 		die("mmap");
-	madvise(memory, size, MADV_NOHUGEPAGE);
+	memory += huge - (uintptr_t)memory % huge;
+	madvise(memory, size, advice);
 	memset(memory, 1, size);
+}
+
+static void floor_fork(long n, size_t kib, size_t huge_kib)
+{
+	touch(kib, MADV_NOHUGEPAGE);
+	touch(huge_kib, MADV_HUGEPAGE);
 	for (long i = -3; i < n; i++) {
 		int64_t started = now_ns();
 		pid_t pid = fork();
@@ -222,10 +231,10 @@ int main(int argc, char **argv)
 		floor_http(n);
 	else if (argc == 3 && n > 0 && strcmp(argv[1], "worker") == 0)
 		floor_worker(n);
-	else if (argc == 4 && n > 0 && strcmp(argv[1], "fork") == 0)
-		floor_fork(n, strtoul(argv[3], NULL, 10));
+	else if (argc == 5 && n > 0 && strcmp(argv[1], "fork") == 0)
+		floor_fork(n, strtoul(argv[3], NULL, 10), strtoul(argv[4], NULL, 10));
 	else {
-		fputs("usage: bivouac-bench-floors http N | worker N | fork N KIB\n", stderr);
+		fputs("usage: bivouac-bench-floors http N | worker N | fork N KIB HUGE_KIB\n", stderr);
 		return 2;
 	}
 	return 0;

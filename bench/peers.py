@@ -153,11 +153,15 @@ def crun_loop(bundle, state, n):
 # --- Jupyter ---
 
 
-def pss_bytes(pid):
+def rollup_bytes(pid, key):
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def pss_bytes(pid):
+    return rollup_bytes(pid, "Pss")
 
 
 def jupyter_execute(client):

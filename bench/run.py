@@ -189,6 +189,13 @@ def status_bytes(pid, key):
     raise Failed(f"/proc/{pid}/status has no {key}")
 
 
+def memory_available():
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise Failed("/proc/meminfo has no MemAvailable")
+
+
 def memory_cgroup(pid):
     """Directory of the cgroup that charges the memory of a process, and its version."""
     mounts = {}
@@ -377,10 +384,13 @@ class Bench:
         add(self.floor_sum, "µs", [a + b for a, b in zip(sorted(http), sorted(worker))])
 
     def measure_forks(self):
-        kib = status_bytes(self.daemon.zygote(), "RssAnon") // 1024
-        forks = [ns for ns, _ in samples_of([self.floors, "fork", self.n(100, 20), kib])[0]]
+        zygote = self.daemon.zygote()
+        huge = peers.rollup_bytes(zygote, "AnonHugePages") // 1024
+        small = status_bytes(zygote, "RssAnon") // 1024 - huge
+        forks = [ns for ns, _ in samples_of([self.floors, "fork", self.n(100, 20), small, huge])[0]]
         self.table.add("floor: fork of as much memory", "ms", forks,
-                       note=f"{kib} KiB of private memory, as the loaded zygote has; fork, exit, wait")
+                       note=f"as the loaded zygote has: {small} KiB of private memory in small and {huge} KiB in huge "
+                            "pages; fork, exit, wait")
         self.table.add("floor: fork of the loaded interpreter", "ms",
                        peers.interpreter_fork(self.root, self.n(100, 20)),
                        note="CPython with numpy, pandas, matplotlib.pyplot; fork, exit, wait; no namespaces")
@@ -439,6 +449,7 @@ class Bench:
         self.table.add("ready list empty, 1+1", "ms", [ns for ns, _ in got],
                        against="peer: bwrap, python3 + imports", at_most=6, times=150,
                        note=f"{found} of {len(got)} found a ready sandbox after all" if found else "")
+        self.versus("ready list empty, 1+1", "floor: fork of as much memory")
         self.versus("ready list empty, 1+1", "floor: fork of the loaded interpreter")
         self.versus("ready list empty, 1+1", "peer: crun, python3 + imports")
 
@@ -480,10 +491,11 @@ class Bench:
         count = 20 if self.args.quick else 100
         self.daemon.arm_call("DELETE", "default")
         self.daemon.wait_kernels(0, 0)
-        before = status_bytes(self.daemon.process.pid, "VmRSS")
+        before, available = status_bytes(self.daemon.process.pid, "VmRSS"), memory_available()
         url = self.daemon.make_pool("bench-idle", count, 0)
         self.run_load("hold", url, n=count)
         self.daemon.wait_kernels(count, count)
+        available -= memory_available()
         pss, kernel, charged = [], [], []
         for agent, inner in self.daemon.sandboxes().items():
             if not inner:
@@ -504,6 +516,9 @@ class Bench:
         add("idle session, kernel memory", "MiB", kernel)
         add("idle session, charged to its cgroup", "MiB", charged,
             note="a second opinion: private pages, tmpfs and kernel memory, no share of the zygote's")
+        add("idle session, what the machine lost", "MiB", [available / count],
+            note="MemAvailable before and after, divided by the sessions: counts all, but also what others did "
+                 "meanwhile; trust it on a quiet machine only")
 
     def run(self):
         image = (self.build / "python.image-id").read_text().strip()
@@ -566,6 +581,7 @@ def main():
         sys.exit(f"bench: no bivouacd in {args.build}: run make build first")
     if args.install or os.environ.get("BIVOUAC_BENCH_INSTALL") == "1":
         install_peers()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))
     started, load = time.time(), os.getloadavg()[0]
     bench = Bench(args)
     try:

@@ -45,7 +45,7 @@ static void guest_run(struct trial *t, int vcpu_fd, struct kvm_run *run)
 		}
 		if (run->exit_reason == KVM_EXIT_HLT) {
 			trial_set(t, wrote ? TRIAL_OK : TRIAL_FAILED,
-				  wrote ? "a guest ran and answered"
+				  wrote ? "a 16-bit guest ran and answered (a whole kernel may need more)"
 					: "the guest stopped silently");
 			return;
 		}

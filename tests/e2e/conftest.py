@@ -186,15 +186,15 @@ class Session:
         self.pool = pool
         self.identifier = identifier or unique()
 
-    def path(self, path, version=NEW, **query):
+    def path(self, where, version=NEW, /, **query):
         merged = {"identifier": self.identifier, **query}
         if version:
             merged["api-version"] = version
-        return f"{self.pool.path}/{path}?{encode_query(merged)}"
+        return f"{self.pool.path}/{where}?{encode_query(merged)}"
 
-    def call(self, method, path, body=None, version=NEW, headers=None, query=None, **kw):
+    def call(self, method, where, body=None, version=NEW, headers=None, query=None, **kw):
         return self.pool.client.request(
-            method, self.path(path, version, **(query or {})), body, headers, **kw
+            method, self.path(where, version, **(query or {})), body, headers, **kw
         )
 
     def post(self, code, version=NEW, headers=None, timeout=90, **properties):
@@ -467,6 +467,13 @@ def png_size(data):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "expiry: waits for a session to expire; runs last")
+
+
+def pytest_make_parametrize_id(val):
+    """Long values make unreadable names."""
+    if isinstance(val, (str, bytes)) and len(val) > 60:
+        return f"{ascii(val[:40])}+{len(val) - 40}"
+    return None
 
 
 def pytest_collection_modifyitems(items):

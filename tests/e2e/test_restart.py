@@ -17,10 +17,12 @@ SESSIONS = 50
 READY, READY_MOST, SHELLS = 10, 13, 4  # the stock of a pool of 50; refill lets a little more stand
 
 
-def seed_of(round=0):
-    seed = int(os.environ.get("BIVOUAC_SEED", time.time_ns() % 1_000_000)) + round
-    print(f"seed: BIVOUAC_SEED={seed}")
-    return random.Random(seed)
+SEED = int(os.environ.get("BIVOUAC_SEED", time.time_ns() % 1_000_000))
+
+
+def seed_of(n=0):
+    print(f"seed: BIVOUAC_SEED={SEED}, round {n}")
+    return random.Random(SEED + n)
 
 
 def start(*args):
@@ -339,7 +341,7 @@ class Storm:
                 full = True
             else:
                 full = False
-                self.book[name] = {"state": "asked", "files": {}}
+                self.book[name] = {"state": "asked", "files": {}, "uploads": 0}
         if full:
             time.sleep(0.005)
             return
@@ -358,7 +360,10 @@ class Storm:
                 return None
             name = rng.choice(names)
             if state:
-                self.book[name]["state"] = state
+                # An upload on its way may come after the deletion, and makes a new session then.
+                self.book[name]["state"] = state if not self.book[name]["uploads"] else "in doubt"
+            else:
+                self.book[name]["uploads"] += 1
             return name
 
     def remove(self, rng):
@@ -369,7 +374,8 @@ class Storm:
         r = self.d.delete(name)
         assert r.status == 204, r
         with self.lock:
-            self.book[name]["state"] = "gone"
+            if self.book[name]["state"] == "leaving":
+                self.book[name]["state"] = "gone"
 
     def upload(self, rng):
         name = self.pick(rng, None)
@@ -380,6 +386,7 @@ class Storm:
         file = f"f{rng.randrange(1 << 40):010x}"
         r = self.d.upload(name, file, data)
         with self.lock:
+            self.book[name]["uploads"] -= 1
             if r.status == 200 and self.book[name]["state"] == "there":
                 self.book[name]["files"][file] = hashlib.sha256(data).hexdigest()
             elif self.book[name]["state"] == "there":
@@ -435,7 +442,7 @@ def test_killed_at_random_moments(daemon):
             assert not t.is_alive(), "a request has no answer"
         assert not storm.failed, storm.failed
         if which == ("worker",):
-            assert daemon.alive
+            assert daemon.alive, f"bivouacd ended with {daemon.proc.returncode}"
             survival.wait_for(daemon.worker, "a new worker", 20)
         else:
             daemon.proc.wait(30)
@@ -446,7 +453,7 @@ def test_killed_at_random_moments(daemon):
             if book[name]["state"] != "there" or rng.random() < 0.5:
                 assert daemon.delete(name).status == 204
         left = daemon.sessions()
-        book = {name: b for name, b in book.items() if name in left}
+        book = {name: {**b, "uploads": 0} for name, b in book.items() if name in left}
         settled(daemon)
     assert daemon.terminate() == 0
     survival.wait_for(lambda: not daemon.processes(), "end of all processes", 10)
