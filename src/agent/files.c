@@ -85,12 +85,19 @@ static int file_err(struct err *e, const char *path)
 	case ENOTDIR:
 	case ELOOP:
 	case EXDEV:
+	case ENXIO: /* a socket, or a FIFO nobody reads */
+	case ENODEV:
 		return err_set(e, ERR_NO_FILE, "file '%.200s' does not exist below /mnt/data",
 			       path);
 	case ENOSPC:
 	case EDQUOT:
 		return err_set(e, ERR_STORAGE_FULL,
 			       "the session's storage is full; delete files or raise dataSize");
+	case EACCES:
+	case EPERM:
+		return err_set(e, ERR_CONFLICT,
+			       "'%.200s' is closed to the session's user by its mode (chmod)",
+			       path);
 	case EISDIR:
 		return err_set(e, ERR_CONFLICT, "'%.200s' is a directory", path);
 	case ENOTEMPTY:

@@ -44,9 +44,10 @@ static void guest_run(struct trial *t, int vcpu_fd, struct kvm_run *run)
 			return;
 		}
 		if (run->exit_reason == KVM_EXIT_HLT) {
-			trial_set(t, wrote ? TRIAL_OK : TRIAL_FAILED,
-				  wrote ? "a 16-bit guest ran and answered (a whole kernel may need more)"
-					: "the guest stopped silently");
+			trial_set(
+				t, wrote ? TRIAL_OK : TRIAL_FAILED,
+				wrote ? "a 16-bit guest ran and answered (a whole kernel may need more)"
+				      : "the guest stopped silently");
 			return;
 		}
 		if (run->exit_reason != KVM_EXIT_IO) {

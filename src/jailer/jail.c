@@ -3,6 +3,7 @@
 
 #include "base/fdio.h"
 #include "base/own.h"
+#include "base/rand.h"
 #include "jailer/confine.h"
 
 #include <errno.h>
@@ -150,6 +151,17 @@ static int bring_lo_up(struct err *e)
 	return 0;
 }
 
+/* Process numbers of a session are as unlike another's as its random numbers. Needs a kernel with
+ * checkpoint support; without it they begin at 2. */
+static void scatter_pids(void)
+{
+	struct err ignored;
+	char text[16];
+
+	snprintf(text, sizeof(text), "%u", 300 + (unsigned)(rand_u64() % 16000));
+	fd_write_once(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", text, &ignored);
+}
+
 /* Runs in the new namespaces. Returns only on failure. */
 static int child_main(const struct jail_spawn *s, int sync_fd, struct err *e)
 {
@@ -173,6 +185,7 @@ static int child_main(const struct jail_spawn *s, int sync_fd, struct err *e)
 		return err_sys(e, "set host name");
 	if (bring_lo_up(e) < 0 || enter_root(s, e) < 0)
 		return -1;
+	scatter_pids();
 	setsid();
 	umask(022);
 	/* Descriptors into place: 3 listening socket, 4 memory events, 5 agent binary, 6 filter, 7

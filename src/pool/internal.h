@@ -62,6 +62,7 @@ struct pools {
 	struct map pools;
 	struct map sandboxes;
 	size_t starting;
+	bool starved; /* a pool wanted more and starting_max stood in its way */
 	bool started;
 	bool draining;
 	struct list graveyard;

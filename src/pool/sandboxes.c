@@ -22,6 +22,19 @@ struct sandbox *sandbox_find(struct pools *p, const char *sid)
 	return n ? container_of(n, struct sandbox, node) : NULL;
 }
 
+/* A place became free that another pool may be waiting for. */
+static void feed_starved(struct pools *p)
+{
+	if (!p->starved)
+		return;
+	p->starved = false;
+	for (struct map_node *n = map_next(&p->pools, NULL); n; n = map_next(&p->pools, n)) {
+		struct pool *pool = container_of(n, struct pool, node);
+
+		loop_timer_start(pool->refill, 0);
+	}
+}
+
 /* Leaves whatever list and count its state puts it in. */
 static void leave_pool(struct sandbox *sb)
 {
@@ -41,6 +54,7 @@ static void leave_pool(struct sandbox *sb)
 			pool->making--;
 		else
 			pool->making_shells--;
+		feed_starved(pool->pools);
 	}
 }
 
@@ -462,6 +476,8 @@ void pool_refill_now(struct pool *pool)
 	       p->starting < (size_t)p->config.starting_max)
 		if (make_sandbox(pool, false) < 0)
 			break;
+	if (pool->ready_count + pool->making < target)
+		p->starved = true;
 	/* Demand fades with time: look again. */
 	loop_timer_start(pool->refill, 1000);
 }

@@ -77,10 +77,12 @@ static void test_commas(void **state)
 	buf_add(&b, "}", 1);
 	buf_add(&b, "]", 1);
 	json_key_str(&b, "text", "a\"b");
+	json_key_text(&b, "nul", (struct str){ "a\0", 2 });
 	json_key_time(&b, "when", 1795293524123456);
 	buf_add(&b, "}", 1);
 	assert_string_equal(b.ptr, "{\"list\":[\"[\",\"{\",{\"min\":-9223372036854775808,"
 				   "\"max\":9223372036854775807}],\"text\":\"a\\\"b\","
+				   "\"nul\":\"a\\u0000\","
 				   "\"when\":\"2026-11-21T20:38:44.123456Z\"}");
 	buf_done(&b);
 	json_item(&b); /* the very first thing: no comma */

@@ -36,13 +36,14 @@ static const struct execution_result *take(const struct agent_result *r)
 {
 	result_done(&x.result);
 	result_from_agent(&x, r);
-	const char *const texts[] = { x.result.out, x.result.err, x.result.error_name,
-				      x.result.error_text, x.result.value };
+	const struct text *const texts[] = { &x.result.out, &x.result.err, &x.result.error_name,
+					     &x.result.error_text, &x.result.value };
 
 	/* Whatever comes in, what leaves is there and is UTF-8. */
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-		assert_non_null(texts[i]);
-		assert_true(utf8_valid(str_from(texts[i])));
+		assert_non_null(texts[i]->ptr);
+		assert_int_equal(texts[i]->ptr[texts[i]->len], 0);
+		assert_true(utf8_valid(text_str(texts[i])));
 	}
 	return &x.result;
 }
@@ -73,15 +74,15 @@ static void test_streams(void **state)
 					  .stdout_dropped = rows[i].dropped };
 		const struct execution_result *res = take(&r);
 
-		assert_string_equal(res->out, rows[i].want);
-		assert_string_equal(res->err, "");
+		assert_string_equal(res->out.ptr, rows[i].want);
+		assert_string_equal(res->err.ptr, "");
 		struct agent_result swapped = { .err = r.out, .stderr_dropped = r.stdout_dropped };
 
 		res = take(&swapped);
-		assert_string_equal(res->out, "");
-		assert_int_equal(strlen(res->err), strlen(rows[i].want));
+		assert_string_equal(res->out.ptr, "");
+		assert_int_equal(res->err.len, strlen(rows[i].want));
 		if (strlen(rows[i].want) > 10)
-			assert_non_null(strstr(res->err, "[stderr truncated: "));
+			assert_non_null(strstr(res->err.ptr, "[stderr truncated: "));
 	}
 }
 
@@ -108,11 +109,11 @@ static void test_invalid_text(void **state)
 		};
 		const struct execution_result *res = take(&r);
 
-		assert_string_equal(res->out, pairs[i][1]);
-		assert_string_equal(res->err, pairs[i][1]);
-		assert_string_equal(res->error_name, pairs[i][1]);
-		assert_string_equal(res->error_text, pairs[i][1]);
-		assert_string_equal(res->value, pairs[i][1]);
+		assert_string_equal(res->out.ptr, pairs[i][1]);
+		assert_string_equal(res->err.ptr, pairs[i][1]);
+		assert_string_equal(res->error_name.ptr, pairs[i][1]);
+		assert_string_equal(res->error_text.ptr, pairs[i][1]);
+		assert_string_equal(res->value.ptr, pairs[i][1]);
 		assert_int_equal(res->kind, KERNEL_VALUE_STR);
 	}
 }
@@ -127,7 +128,7 @@ static void check_ending(enum agent_exec_status status, const char *err, const c
 	const struct execution_result *res = take(&r);
 
 	assert_int_equal(res->status, status);
-	assert_string_equal(res->err, want);
+	assert_string_equal(res->err.ptr, want);
 }
 
 static void test_endings(void **state)
@@ -152,13 +153,13 @@ static void test_endings(void **state)
 				  .error_name = STR("ValueError"), .error_text = STR("bad"),
 				  .traceback = STR("Traceback\nValueError: bad") };
 
-	assert_string_equal(take(&r)->err, "noise\nTraceback\nValueError: bad");
+	assert_string_equal(take(&r)->err.ptr, "noise\nTraceback\nValueError: bad");
 	x.timeout_ms = 1500;
 	result_done(&x.result);
 	result_timeout(&x);
 	assert_int_equal(x.result.status, AGENT_RESULT_TIMEOUT);
 	assert_int_equal(x.result.duration_us, 1500000);
-	assert_string_equal(x.result.out, "");
+	assert_string_equal(x.result.out.ptr, "");
 }
 
 static struct agent_result image(struct str data)
@@ -191,14 +192,14 @@ static void test_images(void **state)
 	res = take(&r);
 	assert_int_equal(res->kind, KERNEL_VALUE_IMAGE);
 	assert_string_equal(res->format, "png");
-	assert_string_equal(res->value, "iVBORwA=");
+	assert_string_equal(res->value.ptr, "iVBORwA=");
 	r = image(STR("\7svg+xml<svg/>"));
 	res = take(&r);
 	assert_string_equal(res->format, "svg+xml");
 	r = image(STR("\3png"));
 	res = take(&r);
 	assert_int_equal(res->kind, KERNEL_VALUE_IMAGE);
-	assert_string_equal(res->value, "");
+	assert_string_equal(res->value.ptr, "");
 	r = image(STR("\x17"
 		      "aaaaaaaaaaaaaaaaaaaaaaax"));
 	res = take(&r);
@@ -207,7 +208,7 @@ static void test_images(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		r = image(bad[i]);
 		res = take(&r);
-		if (res->kind != KERNEL_VALUE_NONE || res->value[0])
+		if (res->kind != KERNEL_VALUE_NONE || res->value.len)
 			fail_msg("row %zu became format '%s'", i, res->format);
 	}
 }
@@ -253,11 +254,11 @@ static void round_trip(const struct agent_result *r)
 	assert_int_equal(b.status, a->status);
 	assert_int_equal(b.kind, a->kind);
 	assert_true(b.duration_us == a->duration_us);
-	assert_string_equal(b.out, a->out);
-	assert_string_equal(b.err, a->err);
-	assert_string_equal(b.error_name, a->error_name);
-	assert_string_equal(b.error_text, a->error_text);
-	assert_string_equal(b.value, a->value);
+	assert_true(str_eq(text_str(&b.out), text_str(&a->out)));
+	assert_true(str_eq(text_str(&b.err), text_str(&a->err)));
+	assert_true(str_eq(text_str(&b.error_name), text_str(&a->error_name)));
+	assert_true(str_eq(text_str(&b.error_text), text_str(&a->error_text)));
+	assert_true(str_eq(text_str(&b.value), text_str(&a->value)));
 	assert_string_equal(b.format, a->format);
 	assert_true(a->displays ? json_equal(a->displays, b.displays) : !b.displays);
 	result_done(&b);
@@ -289,7 +290,8 @@ static void test_nul_in_output(void **state)
 
 	(void)state;
 	round_trip(&r);
-	assert_non_null(strstr(x.result.out, "ab"));
+	assert_true(str_eq(text_str(&x.result.out), (struct str){ "ab\0cd", 5 }));
+	assert_true(str_eq(text_str(&x.result.value), (struct str){ "x\0y", 3 }));
 }
 
 static void test_damaged_json(void **state)
@@ -312,7 +314,7 @@ static void test_damaged_json(void **state)
 		e = ERR_INIT;
 		assert_int_equal(result_from_json(damaged[i], &r, &e), -1);
 		assert_int_equal(e.code, ERR_INTERNAL);
-		assert_null(r.out);
+		assert_null(r.out.ptr);
 	}
 }
 
