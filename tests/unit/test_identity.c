@@ -321,7 +321,7 @@ static void test_cached(void **state)
 				 0);
 	int64_t t2 = clock_mono_ns();
 
-	print_message("%zu byte token: first check %.1f us, cached %.2f us\n", strlen(t),
+	print_message("# %zu byte token: first check %.1f us, cached %.2f us\n", strlen(t),
 		      (double)(t1 - t0) / 1e3, (double)(t2 - t1) / N / 1e3);
 	/* More tokens than the cache holds; the first one is still good afterwards. */
 	for (int i = 0; i < IDENTITY_CACHE_MAX + 5; i++) {

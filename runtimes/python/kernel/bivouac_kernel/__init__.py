@@ -5,7 +5,11 @@ zygote.c calls prepare() once, in the zygote, and serve(fd) in every process it 
 The protocol is src/base/kernel_proto.h.
 """
 
-from bivouac_kernel.session import serve
-from bivouac_kernel.zygote import prepare
+from bivouac_kernel import forks
+
+forks.hold()  # before anything that registers is imported
+
+from bivouac_kernel.session import serve  # noqa: E402
+from bivouac_kernel.zygote import prepare  # noqa: E402
 
 __all__ = ["prepare", "serve"]

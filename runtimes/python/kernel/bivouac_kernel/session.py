@@ -12,8 +12,9 @@ import random
 import site
 import sys
 import tempfile
+import threading
 
-from bivouac_kernel import errors, interrupt, proto, zygote
+from bivouac_kernel import errors, forks, interrupt, proto, zygote
 from bivouac_kernel.cell import Kernel
 from bivouac_kernel.streams import Streams, dup_high
 
@@ -137,6 +138,8 @@ def _initialise(channel, entropy, fds):
     _warm_up(kernel)
     kernel.streams.attach(*fds)
     kernel.channel = channel
+    forks.release()
+    threading.main_thread()._set_native_id()  # one of the things a hook would have done
     kernel.watch_forks()
     kernel.housekeep()
     gc.enable()

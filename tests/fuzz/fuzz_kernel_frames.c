@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bytes from a sandbox's kernel to the agent: hostile code may send anything. The first byte chooses
+ * the state. Whatever comes: only the kernel is ever signalled, and what reaches the daemon is a
+ * result its parser accepts.
+ */
+#include "agent_world.h"
+
+#include <sys/socket.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { STATE_READY = 1, STATE_RUNNING = 2, STATE_CANCELED = 4, STATE_SMALL = 8, STATE_DEADLINE = 16 };
+
+static void start_execution(struct agent_world *w, bool small)
+{
+	struct buf b;
+
+	buf_init(&b, 256);
+	wire_put_u32(&b, 4 * 4 + 4 + 1);
+	wire_put_u8(&b, AGENT_PROTO_VERSION);
+	wire_put_u8(&b, AGENT_EXEC);
+	wire_put_u16(&b, 0);
+	wire_put_u64(&b, 77);
+	wire_put_u32(&b, 1000);
+	wire_put_u32(&b, 10);
+	wire_put_u32(&b, 10);
+	wire_put_u32(&b, small ? 16 : 1 << 20);
+	wire_put_blob(&b, STR("1"));
+	agent_world_feed(w, w->daemon_fd, (const uint8_t *)b.ptr, b.len);
+	buf_done(&b);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const uint8_t ready[] = { 4, 0, 0, 0, KERNEL_READY, 42, 0, 0, 0 };
+	struct agent_world w;
+
+	if (!size)
+		return 0;
+	agent_world_open(&w);
+	agent_world_attach(&w);
+	if (data[0] & (STATE_READY | STATE_RUNNING))
+		agent_world_feed(&w, w.kernel_fd, ready, sizeof(ready));
+	if (data[0] & STATE_RUNNING)
+		start_execution(&w, data[0] & STATE_SMALL);
+	if (data[0] & STATE_CANCELED)
+		exec_cancel(&w.agent, 77);
+	agent_world_feed(&w, w.kernel_fd, data + 1, size - 1);
+	if (data[0] & STATE_DEADLINE)
+		kernel_deadline(&w.agent);
+	agent_world_reap(&w);
+	agent_world_close(&w);
+	return 0;
+}
