@@ -417,7 +417,7 @@ static void mode_rate(void)
 	static struct conn *conns[CONNECTIONS_MAX];
 	struct epoll_event events[64];
 	struct reply r;
-	long cycles = 0, running = s.connections;
+	long cycles = 0, all_cycles = 0, running = s.connections;
 
 	for (long i = 0; i < s.connections; i++)
 		conns[i] = conn_new();
@@ -450,16 +450,19 @@ static void mode_rate(void)
 
 			if (!conn_receive(c, &r))
 				continue;
-			if (rate_step(c, &r, measuring, ended != 0))
+			if (rate_step(c, &r, measuring, ended != 0)) {
 				cycles += measuring;
+				all_cycles++;
+			}
 			running -= c->phase == IDLE;
 		}
 	}
 	for (long i = 0; i < s.connections; i++)
 		conn_free(conns[i]);
 	close(epoll_fd);
-	printf("total cycles %ld\ntotal wall_s %.6f\ntotal busy_s %.6f\ntotal client_s %.6f\n",
-	       cycles, (double)(ended - began) / 1e9, busy, own);
+	printf("total cycles %ld\ntotal all_cycles %ld\n", cycles, all_cycles);
+	printf("total wall_s %.6f\ntotal busy_s %.6f\ntotal client_s %.6f\n",
+	       (double)(ended - began) / 1e9, busy, own);
 }
 
 /* --- arguments --- */

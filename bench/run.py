@@ -177,6 +177,22 @@ def process_table():
     return table
 
 
+def busy_seconds(pid, children=False):
+    """Processor time of a process, or of its children that have ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = text[text.rindex(")") + 2:].split()
+    first = 13 if children else 11
+    return (int(fields[first]) + int(fields[first + 1])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_busy_seconds():
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def first_argument(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
@@ -309,6 +325,21 @@ class Daemon:
                 if first_argument(parent) == "bivouac-jailer" and self.is_ours(parent, table):
                     return pid
         raise Failed("no zygote found")
+
+    def busy(self):
+        """Seconds of processor time used so far: {who: seconds}."""
+        table, zygote = process_table(), self.zygote()
+        jailers = [p for p in table if first_argument(p) == "bivouac-jailer" and self.is_ours(p, table)]
+        return {
+            "bivouacd": busy_seconds(self.process.pid),
+            "jailer": sum(busy_seconds(p) for p in jailers),
+            # The forking is done by children of the zygote that end at once.
+            "zygote": busy_seconds(zygote) + busy_seconds(zygote, children=True),
+            # The jailer reaps the agents, and their time has that of their kernels in it.
+            "ended sandboxes": sum(busy_seconds(p, children=True) for p in jailers),
+            "kernel threads": sum(busy_seconds(p) for p, (parent, _) in table.items() if parent == 2),
+            "all": machine_busy_seconds(),
+        }
 
     def is_ours(self, pid, table):
         while pid in table:
@@ -469,8 +500,14 @@ class Bench:
     def measure_rate(self):
         url = self.daemon.make_pool("bench-rate", 200, 20)
         self.daemon.wait_kernels(30)
+        busy = self.daemon.busy()
         got, total = self.run_load("rate", url, connections=self.args.connections, warmup_ms=2000,
                                    ms=2000 if self.args.quick else 10000)
+        now = self.daemon.busy()
+        busy = {who: now[who] - busy[who] for who in now}
+        everything = busy.pop("all")
+        own_s = max(sum(busy.values()), 0.01)
+        shares = ", ".join(f"{who} {1000 * s / total['all_cycles']:.1f} ms" for who, s in busy.items())
         self.daemon.arm_call("DELETE", "bench-rate")
         rate = total["cycles"] / total["wall_s"]
         self.table.add("create, execute, delete", "per s", [rate],
@@ -481,6 +518,9 @@ class Bench:
                        [total["cycles"] / max(total["busy_s"], 1e-9)], at_least=200,
                        note=f"all of the machine's work counts: {total['busy_s']:.1f} s busy of "
                             f"{total['wall_s'] * CORES:.1f} s, of which the client {total['client_s']:.1f} s")
+        self.table.add("create, execute, delete, per own CPU second", "per s", [total["all_cycles"] / own_s],
+                       note=f"what is not Bivouac's left out (with the warm-up, {own_s:.1f} of {everything:.1f} s busy); "
+                            f"each circle: {shares}")
         waited = waited_of(got)
         self.table.add("create in the circle", "ms", [ns for ns, _ in got],
                        note=f"{waited} of {len(got)} waited for a sandbox")

@@ -87,7 +87,7 @@ static int file_err(struct err *e, const char *path)
 	case EXDEV:
 	case ENXIO: /* a socket, or a FIFO nobody reads */
 	case ENODEV:
-		return err_set(e, ERR_NO_FILE, "file '%.200s' does not exist below /mnt/data",
+		return err_set(e, ERR_NO_FILE, "file '%.200s' does not exist below /mnt/data (404)",
 			       path);
 	case ENOSPC:
 	case EDQUOT:
@@ -276,7 +276,7 @@ static int open_regular(struct agent *a, const char *path, struct stat *st, bool
 	if (fstat(fd, st) == 0 && (S_ISREG(st->st_mode) || (!data && S_ISDIR(st->st_mode))))
 		return fd;
 	close(fd);
-	return err_set(e, ERR_NO_FILE, "'%.200s' is not a regular file", path);
+	return err_set(e, ERR_NO_FILE, "'%.200s' is not a regular file (404)", path);
 }
 
 static void op_stat(struct agent *a, uint64_t op, struct wire_reader *r)

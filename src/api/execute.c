@@ -159,7 +159,7 @@ static int parse_body(struct execute_state *st, struct err *e)
 	struct str body = http_body(st->call->rq);
 	json_error_t je;
 
-	st->body = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES, &je);
+	st->body = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
 	if (!st->body)
 		return err_set(e, ERR_MALFORMED,
 			       "The request body is not valid JSON (line %d, column %d): %.160s.",

@@ -27,7 +27,8 @@ struct upload_file {
  */
 struct upload {
 	struct call *call;
-	struct agent_link *link; /* NULL until the session is open */
+	struct agent_link *link;     /* NULL until the session is open, and after it ended */
+	struct agent_file_op *guard; /* tells when it ends */
 	struct multipart *form;
 	struct upload_file *files; /* newest first: the head is the one being written */
 	size_t unanswered;
@@ -55,6 +56,7 @@ static void upload_done(void *arg)
 
 	u->ended = true;
 	cancel_all(u);
+	agent_file_cancel(u->guard);
 	multipart_free(u->form);
 	buf_done(&u->entries);
 }
@@ -147,6 +149,8 @@ static int on_part(void *arg, const struct multipart_part *part, struct err *e)
 	if (!u->path[0])
 		return err_set(e, ERR_INVALID, "The part's filename is empty.");
 	u->total = 0;
+	if (!u->link)
+		return err_set(e, ERR_CONFLICT, "The session was deleted during the upload.");
 	struct upload_file *file = http_alloc(u->call->rq, sizeof(*file));
 
 	if (!file)
@@ -227,11 +231,29 @@ static size_t on_body(void *arg, const char *data, size_t len)
 	return (size_t)n;
 }
 
-static void on_open(void *arg, struct session *s, struct agent_link *link)
+static void on_link_lost(void *arg, const struct err *e)
 {
 	struct upload *u = arg;
 
+	u->guard = NULL;
+	u->link = NULL;
+	fail(u, e);
+}
+
+static const struct agent_file_events guard_events = { .failed = on_link_lost };
+
+static void on_open(void *arg, struct session *s, struct agent_link *link)
+{
+	struct upload *u = arg;
+	struct err e = ERR_INIT;
+
 	u->call->wait = NULL;
+	u->guard = agent_file_guard(link, &guard_events, u);
+	if (!u->guard) {
+		err_set(&e, ERR_NOMEM, "out of memory");
+		fail(u, &e);
+		return;
+	}
 	u->link = link;
 	call_session_headers(u->call, s);
 	http_body_sink(u->call->rq, on_body, u);

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void usage(FILE *out)
@@ -116,6 +117,7 @@ int main(int argc, char **argv)
 	fcntl(JAILER_SOCK_FD, F_SETFD, FD_CLOEXEC);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	for (unsigned pause_ms = 50;;) {
+		time_t started = time(NULL);
 		pid_t worker = start_worker(&config);
 		int status = 0;
 
@@ -131,6 +133,8 @@ int main(int argc, char **argv)
 		if (WIFEXITED(status))
 			return WEXITSTATUS(status);
 		log_error("the jailer was lost (signal %d); starting it again", WTERMSIG(status));
+		if (time(NULL) - started > 10)
+			pause_ms = 50; /* an accident, not a circle */
 		usleep(pause_ms * 1000);
 		pause_ms = pause_ms < 2000 ? pause_ms * 2 : pause_ms;
 	}

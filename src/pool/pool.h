@@ -131,7 +131,7 @@ struct execution_result {
 	struct text error_name;
 	struct text error_text;
 	enum kernel_value kind;
-	struct text value; /* IMAGE: base64 */
+	struct text value;   /* IMAGE: base64 */
 	char format[24];     /* IMAGE */
 	json_t *displays;    /* array of {"type","format","base64_data"}; NULL if none */
 	int64_t duration_us; /* of the code */

@@ -332,6 +332,7 @@ void pools_backend_restarted(struct pools *p)
 
 		pool->failures = 0;
 		pool->retry_at_ms = 0;
+		pool->image_loaded = false; /* until the new jailer's zygote says so */
 	}
 	b->ops->list(b, adopt_listed, p);
 }

@@ -132,6 +132,12 @@ static void make_failed(struct sandbox *sb, const struct err *e)
 {
 	struct pool *pool = sb->pool;
 
+	if (!pool->image_loaded) {
+		/* The jailer was replaced: no fault of the sandbox, and those who wait go on
+		 * waiting. */
+		sandbox_destroy(sb);
+		return;
+	}
 	if (pool->failures++ == 0)
 		log_warn("pool %s: a sandbox did not come up: %s", pool->spec.name, e->msg);
 	pool->retry_at_ms = loop_now_ms() + (pool->failures < 6 ? 50 << pool->failures : 3000);

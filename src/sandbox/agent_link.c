@@ -465,20 +465,36 @@ void agent_link_attach(struct agent_link *l, int fd)
 	link_send(l, AGENT_KERNEL_ATTACH, 0, (struct str){ 0 }, (struct str){ 0 });
 }
 
+static struct agent_file_op *file_new(struct agent_link *l, enum agent_msg kind,
+				      const struct agent_file_events *ev, void *arg)
+{
+	struct agent_file_op *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return NULL;
+	f->op = l->next_op++;
+	f->kind = kind;
+	f->ev = ev;
+	f->arg = arg;
+	f->link = l;
+	f->window = AGENT_FILE_WINDOW;
+	list_add_tail(&l->files, &f->node);
+	return f;
+}
+
+struct agent_file_op *agent_file_guard(struct agent_link *l, const struct agent_file_events *ev,
+				       void *arg)
+{
+	return file_new(l, AGENT_HELLO, ev, arg);
+}
+
 static struct agent_file_op *file_start(struct agent_link *l, enum agent_msg kind, struct buf *head,
 					struct str path, const struct agent_file_events *ev,
 					void *arg)
 {
-	struct agent_file_op *f = calloc(1, sizeof(*f));
+	struct agent_file_op *f = file_new(l, kind, ev, arg);
 
 	if (f) {
-		f->op = l->next_op++;
-		f->kind = kind;
-		f->ev = ev;
-		f->arg = arg;
-		f->link = l;
-		f->window = AGENT_FILE_WINDOW;
-		list_add_tail(&l->files, &f->node);
 		wire_put_u32(head, (uint32_t)path.len);
 		/* A broken link fails the operation when its end arrives. */
 		link_send(l, kind, f->op, buf_str(head), path);
@@ -577,6 +593,7 @@ void agent_file_cancel(struct agent_file_op *op)
 {
 	if (!op)
 		return;
-	link_send(op->link, AGENT_FILE_ABORT, op->op, (struct str){ 0 }, (struct str){ 0 });
+	if (op->kind != AGENT_HELLO) /* a guard: the agent knows nothing of it */
+		link_send(op->link, AGENT_FILE_ABORT, op->op, (struct str){ 0 }, (struct str){ 0 });
 	file_free(op);
 }

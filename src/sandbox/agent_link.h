@@ -112,6 +112,12 @@ struct agent_file_op *agent_file_write(struct agent_link *l, struct str path, ui
 				       const struct agent_file_events *ev, void *arg);
 struct agent_file_op *agent_file_delete(struct agent_link *l, struct str path,
 					const struct agent_file_events *ev, void *arg);
+/**
+ * agent_file_guard: no operation at all, but ends like one: ev->failed when the link is closed or
+ * freed. For whoever keeps a link between operations.
+ */
+struct agent_file_op *agent_file_guard(struct agent_link *l, const struct agent_file_events *ev,
+				       void *arg);
 void agent_file_credit(struct agent_file_op *op, size_t bytes);
 /** agent_file_put: sends up to len bytes of a write; returns how many fit the window (0: wait for
  * drained). */

@@ -80,21 +80,32 @@ static void call_end(struct process_backend *p, struct call *c, const struct jai
 	free(copy.sids);
 }
 
-static void fail_all(struct process_backend *p, const struct err *e)
+/* Takes all calls there are now out of the table; what their callbacks start anew is not among
+ * them. */
+static void detach_all(struct process_backend *p, struct list *detached)
 {
-	struct list failed;
-
-	/* The calls there are now; what their callbacks start anew is not among them. */
-	list_init(&failed);
+	list_init(detached);
 	for (struct map_node *n; (n = map_next(&p->calls, NULL));) {
 		struct call *c = container_of(n, struct call, node);
 
 		map_remove(&p->calls, n);
 		list_remove(&c->unsent);
-		list_add_tail(&failed, &c->unsent);
+		list_add_tail(detached, &c->unsent);
 	}
-	while (!list_empty(&failed))
-		call_end(p, list_first(&failed, struct call, unsent), NULL, -1, e);
+}
+
+static void fail_detached(struct process_backend *p, struct list *detached, const struct err *e)
+{
+	while (!list_empty(detached))
+		call_end(p, list_first(detached, struct call, unsent), NULL, -1, e);
+}
+
+static void fail_all(struct process_backend *p, const struct err *e)
+{
+	struct list failed;
+
+	detach_all(p, &failed);
+	fail_detached(p, &failed, e);
 }
 
 static void set_events(struct process_backend *p)
@@ -183,6 +194,7 @@ static void take_reply(struct process_backend *p, struct jailer_reply *reply, in
 	reply->err.msg[sizeof(reply->err.msg) - 1] = '\0';
 	if (reply->op == JAILER_RESTARTED && reply->tag == 0) {
 		struct err e = ERR_INIT;
+		struct list lost;
 
 		if (reply->err.code != ERR_NONE) {
 			p->lost = true;
@@ -190,8 +202,11 @@ static void take_reply(struct process_backend *p, struct jailer_reply *reply, in
 			return;
 		}
 		err_set(&e, ERR_UNAVAILABLE, "the jailer was restarted; try again");
-		fail_all(p, &e);
+		/* First the news, then its consequences: who hears of a failed call must know why.
+		 */
+		detach_all(p, &lost);
 		p->base.restarted(p->base.arg);
+		fail_detached(p, &lost, &e);
 		return;
 	}
 	if (!n) {

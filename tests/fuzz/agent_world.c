@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent_world.h"
 
-#include "base/fdio.h"
 #include "base/own.h"
 #include "sandbox/agent_frames.h"
 
@@ -67,10 +66,11 @@ pid_t agent_world_waitpid(pid_t pid, int *status, int options)
 
 static void put_file(const char *name, size_t size)
 {
-	char bytes[3000] = "contents";
-	struct err e = ERR_INIT;
+	static const char bytes[3000] = "contents";
+	OWNED_FD int fd =
+		openat(current->agent.data_dfd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 
-	if (fd_write_file(current->agent.data_dfd, name, bytes, size, 0644, &e) < 0)
+	if (fd < 0 || write(fd, bytes, size) != (ssize_t)size)
 		abort();
 }
 
@@ -90,7 +90,9 @@ static void remove_root(void)
 static void open_root(void)
 {
 	if (!root[0]) {
-		snprintf(root, sizeof(root), "/tmp/bivouac-fuzz-XXXXXX");
+		/* In memory where possible: it is made anew for each input. */
+		snprintf(root, sizeof(root), "%s/bivouac-fuzz-XXXXXX",
+			 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 		if (!mkdtemp(root))
 			abort();
 		atexit(remove_root);
@@ -124,9 +126,13 @@ void agent_world_open(struct agent_world *w)
 	*w = (struct agent_world){ .kernel_fd = -1 };
 	current = w;
 	killed = 0;
-	*a = (struct agent){ .epoll_fd = -1, .signal_fd = -1, .timer_fd = -1,
-			     .conn = { .passed_fd = -1 }, .kernel = { .sock = -1 },
-			     .out = { .fd = -1 }, .err = { .fd = -1 } };
+	*a = (struct agent){ .epoll_fd = -1,
+			     .signal_fd = -1,
+			     .timer_fd = -1,
+			     .conn = { .passed_fd = -1 },
+			     .kernel = { .sock = -1 },
+			     .out = { .fd = -1 },
+			     .err = { .fd = -1 } };
 	buf_init(&a->conn.in, AGENT_FRAME_MAX + AGENT_HEADER_SIZE + 4096);
 	buf_init(&a->conn.out, 64u << 20);
 	buf_init(&a->kernel.in, KERNEL_FRAME_MAX + KERNEL_HEADER_SIZE + 65536);

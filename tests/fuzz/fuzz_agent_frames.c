@@ -24,8 +24,8 @@ static void check_result(struct wire_reader *r)
 
 	if (!agent_frame_result(r, &res))
 		return;
-	const struct str views[] = { res.out, res.err, res.error_name, res.error_text,
-				     res.traceback, res.value.data };
+	const struct str views[] = { res.out,        res.err,       res.error_name,
+				     res.error_text, res.traceback, res.value.data };
 
 	for (size_t i = 0; i < ARRAY_LEN(views); i++)
 		check_view(views[i]);

@@ -32,8 +32,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *text = (const char *)data;
 	const char *mark = size ? memchr(text, 0, size) : NULL;
 	struct str directory = { text, mark ? (size_t)(mark - text) : 0 };
-	struct str name = mark ? (struct str){ mark + 1, size - directory.len - 1 } :
-				 (struct str){ text, size };
+	struct str name = mark ? (struct str){ mark + 1, size - directory.len - 1 }
+			       : (struct str){ text, size };
 	char path[AGENT_PATH_MAX + 1];
 	char again[AGENT_PATH_MAX + 1];
 	struct err e = ERR_INIT;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bytes from a sandbox's kernel to the agent: hostile code may send anything. The first byte chooses
- * the state. Whatever comes: only the kernel is ever signalled, and what reaches the daemon is a
- * result its parser accepts.
+ * Bytes from a sandbox's kernel to the agent: hostile code may send anything. The first byte
+ * chooses the state. Whatever comes: only the kernel is ever signalled, and what reaches the daemon
+ * is a result its parser accepts.
  */
 #include "agent_world.h"
 
@@ -10,7 +10,13 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { STATE_READY = 1, STATE_RUNNING = 2, STATE_CANCELED = 4, STATE_SMALL = 8, STATE_DEADLINE = 16 };
+enum {
+	STATE_READY = 1,
+	STATE_RUNNING = 2,
+	STATE_CANCELED = 4,
+	STATE_SMALL = 8,
+	STATE_DEADLINE = 16
+};
 
 static void start_execution(struct agent_world *w, bool small)
 {

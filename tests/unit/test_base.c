@@ -88,7 +88,7 @@ static void test_err_table(void **state)
 	assert_int_equal(err_http_status(ERR_NONE), 200);
 	assert_int_equal(err_exit_status(ERR_NONE), 0);
 	assert_int_equal(err_http_status(ERR_CODE_MAX), 500);
-	assert_int_equal(err_exit_status((enum err_code)-1), 70);
+	assert_int_equal(err_exit_status((enum err_code) - 1), 70);
 	assert_string_equal(err_api_code(ERR_CODE_MAX), "InternalServerError");
 }
 
@@ -124,8 +124,8 @@ static void test_str_numbers(void **state)
 		bool ok = str_to_u64(str_from(rows[i].text), rows[i].max, &v);
 
 		if (ok != rows[i].ok || v != (ok ? rows[i].value : 12345))
-			fail_msg("'%s' of %llu: %d", rows[i].text,
-				 (unsigned long long)rows[i].max, ok);
+			fail_msg("'%s' of %llu: %d", rows[i].text, (unsigned long long)rows[i].max,
+				 ok);
 	}
 }
 
@@ -466,7 +466,8 @@ static void test_wire(void **state)
 	assert_false(wire_ok(&r)); /* something is left */
 	assert_true(str_eq(wire_get_rest(&r), STR("rest")));
 	assert_true(wire_ok(&r));
-	/* Truncated at every byte before the rest: bad, and everything reads as zero from then on. */
+	/* Truncated at every byte before the rest: bad, and everything reads as zero from then on.
+	 */
 	for (size_t cut = 0; cut < b.len - 4; cut++) {
 		OWNED_MEM char *part = malloc(cut ? cut : 1);
 
@@ -522,11 +523,15 @@ static void test_wire_blobs(void **state)
 static void test_base64(void **state)
 {
 	static const char *const pairs[][2] = {
-		{ "", "" },	       { "f", "Zg==" },	       { "fo", "Zm8=" },
-		{ "foo", "Zm9v" },     { "foob", "Zm9vYg==" }, { "fooba", "Zm9vYmE=" },
+		{ "", "" },
+		{ "f", "Zg==" },
+		{ "fo", "Zm8=" },
+		{ "foo", "Zm9v" },
+		{ "foob", "Zm9vYg==" },
+		{ "fooba", "Zm9vYmE=" },
 		{ "foobar", "Zm9vYmFy" },
 	};
-	static const char *const bad[] = { "Zg",    "Zg=",  "Zg===", "=Zg=", "Z=g=", "Zm9",
+	static const char *const bad[] = { "Zg",    "Zg=",  "Zg===", "=Zg=",     "Z=g=", "Zm9",
 					   "Zm9vY", "Zm9-", "Z g=",  "Zg==Zg==", "====" };
 	struct buf b;
 
@@ -758,26 +763,16 @@ static void test_unix_connect(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_err),
-		cmocka_unit_test(test_err_truncation),
-		cmocka_unit_test(test_err_table),
-		cmocka_unit_test(test_str_numbers),
-		cmocka_unit_test(test_str_sizes),
-		cmocka_unit_test(test_str_views),
-		cmocka_unit_test(test_utf8),
-		cmocka_unit_test(test_utf8_cut),
-		cmocka_unit_test(test_buf_limits),
-		cmocka_unit_test(test_buf_take),
-		cmocka_unit_test(test_map),
-		cmocka_unit_test(test_map_binary_keys),
-		cmocka_unit_test(test_list),
-		cmocka_unit_test(test_wire),
-		cmocka_unit_test(test_wire_blobs),
-		cmocka_unit_test(test_base64),
-		cmocka_unit_test(test_hex_uuid),
-		cmocka_unit_test(test_clock),
-		cmocka_unit_test(test_fd_passing),
-		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_err),          cmocka_unit_test(test_err_truncation),
+		cmocka_unit_test(test_err_table),    cmocka_unit_test(test_str_numbers),
+		cmocka_unit_test(test_str_sizes),    cmocka_unit_test(test_str_views),
+		cmocka_unit_test(test_utf8),         cmocka_unit_test(test_utf8_cut),
+		cmocka_unit_test(test_buf_limits),   cmocka_unit_test(test_buf_take),
+		cmocka_unit_test(test_map),          cmocka_unit_test(test_map_binary_keys),
+		cmocka_unit_test(test_list),         cmocka_unit_test(test_wire),
+		cmocka_unit_test(test_wire_blobs),   cmocka_unit_test(test_base64),
+		cmocka_unit_test(test_hex_uuid),     cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_fd_passing),   cmocka_unit_test(test_files),
 		cmocka_unit_test(test_unix_connect),
 	};
 

@@ -65,7 +65,8 @@ static void test_names(void **state)
 		{ "", "a..b", "a..b" },
 		{ "", "two words & more;'\"$(x)", "two words & more;'\"$(x)" },
 		{ "", "%2e%2e", "%2e%2e" }, /* decoded once, elsewhere */
-		{ "\xc3\xa9t\xc3\xa9", "\xf0\x9f\x98\x80.png", "\xc3\xa9t\xc3\xa9/\xf0\x9f\x98\x80.png" },
+		{ "\xc3\xa9t\xc3\xa9", "\xf0\x9f\x98\x80.png",
+		  "\xc3\xa9t\xc3\xa9/\xf0\x9f\x98\x80.png" },
 	};
 
 	(void)state;
@@ -76,11 +77,27 @@ static void test_names(void **state)
 static void test_hostile(void **state)
 {
 	static const char *const rows[] = {
-		".",	    "..",	  "../a",	   "a/..",	   "a/../b",
-		"a/./b",    "/..",	  "/mnt/data/..",  "/mnt/data/../etc/passwd",
-		"/data/..", "//..//",	  "a\\b",	   "..\\a",	   "C:\\a",
-		"a\nb",	    "a\x7f",	  "\x1b[2J",	   "a\tb",	   "\x80",
-		"a\xff",    "\xc0\xae\xc0\xae/a", /* overlong dots */
+		".",
+		"..",
+		"../a",
+		"a/..",
+		"a/../b",
+		"a/./b",
+		"/..",
+		"/mnt/data/..",
+		"/mnt/data/../etc/passwd",
+		"/data/..",
+		"//..//",
+		"a\\b",
+		"..\\a",
+		"C:\\a",
+		"a\nb",
+		"a\x7f",
+		"\x1b[2J",
+		"a\tb",
+		"\x80",
+		"a\xff",
+		"\xc0\xae\xc0\xae/a", /* overlong dots */
 		"\xed\xa0\x80",
 	};
 
@@ -124,8 +141,8 @@ static void test_limits(void **state)
 			assert_int_equal(rc, 0);
 		if (len > AGENT_PATH_MAX)
 			assert_int_equal(rc, -1);
-		int two = files_path((struct str){ text, 2000 }, (struct str){ text + 2000, len - 2000 },
-				     out, &e);
+		int two = files_path((struct str){ text, 2000 },
+				     (struct str){ text + 2000, len - 2000 }, out, &e);
 
 		assert_int_equal(two, rc);
 	}

@@ -69,9 +69,9 @@ static const struct {
 	uint16_t op;
 	bool sid, image, limits; /* which fields it uses */
 } ops[] = {
-	{ JAILER_CREATE, true, true, true },	    { JAILER_START_KERNEL, true, false, false },
-	{ JAILER_DESTROY, true, false, false },	    { JAILER_LIST, false, false, false },
-	{ JAILER_STATS, true, false, false },	    { JAILER_IMAGE, false, true, false },
+	{ JAILER_CREATE, true, true, true },    { JAILER_START_KERNEL, true, false, false },
+	{ JAILER_DESTROY, true, false, false }, { JAILER_LIST, false, false, false },
+	{ JAILER_STATS, true, false, false },   { JAILER_IMAGE, false, true, false },
 	{ JAILER_PING, false, false, false },
 };
 
@@ -293,7 +293,10 @@ static struct seen read_records(void)
 
 static void test_records(void **state)
 {
-	struct record r = { .sid = SID, .image = IMAGE, .slot = RECORD_SLOTS - 1, .pid = 4711,
+	struct record r = { .sid = SID,
+			    .image = IMAGE,
+			    .slot = RECORD_SLOTS - 1,
+			    .pid = 4711,
 			    .start_time = 18446744073709551615ull };
 	struct err e = ERR_INIT;
 
@@ -326,12 +329,12 @@ static void test_records_corrupt(void **state)
 		"",
 		"\n",
 		"1",
-		"1 5 4711 99",	       /* no image */
-		"2 5 4711 99 " IMAGE,  /* another version */
-		"1 x 4711 99 " IMAGE,  /* no number */
-		"1 5 1 99 " IMAGE,     /* init is nobody's sandbox */
+		"1 5 4711 99",        /* no image */
+		"2 5 4711 99 " IMAGE, /* another version */
+		"1 x 4711 99 " IMAGE, /* no number */
+		"1 5 1 99 " IMAGE,    /* init is nobody's sandbox */
 		"1 5 0 99 " IMAGE,
-		"1 5 -4711 99 " IMAGE, /* kill(-pid) would be a process group */
+		"1 5 -4711 99 " IMAGE,    /* kill(-pid) would be a process group */
 		"1 16384 4711 99 " IMAGE, /* RECORD_SLOTS */
 		"1 4294967295 4711 99 " IMAGE,
 	};
@@ -463,18 +466,18 @@ static void check_limits(const struct cgroup_layout *l)
 	int at = l->ctrl[CGROUP_MEMORY].parent_dfd;
 
 	if (at >= 0)
-		assert_int_equal(number_in(at, l->ctrl[CGROUP_MEMORY].version == 2 ?
-						       SID "/memory.max" :
-						       SID "/memory.limit_in_bytes"),
+		assert_int_equal(number_in(at, l->ctrl[CGROUP_MEMORY].version == 2
+						       ? SID "/memory.max"
+						       : SID "/memory.limit_in_bytes"),
 				 64u << 20);
 	at = l->ctrl[CGROUP_PIDS].parent_dfd;
 	if (at >= 0)
 		assert_int_equal(number_in(at, SID "/pids.max"), 17);
 	at = l->ctrl[CGROUP_CPU].parent_dfd;
 	if (at >= 0)
-		assert_int_equal(number_in(at, l->ctrl[CGROUP_CPU].version == 2 ?
-						       SID "/kernel/cpu.max" :
-						       SID "/cpu.cfs_quota_us"),
+		assert_int_equal(number_in(at, l->ctrl[CGROUP_CPU].version == 2
+						       ? SID "/kernel/cpu.max"
+						       : SID "/cpu.cfs_quota_us"),
 				 10000); /* half a core of 20 ms */
 }
 
@@ -525,7 +528,8 @@ static int open_instance(struct cgroup_layout *l)
 
 static void test_cgroups(void **state)
 {
-	const struct jailer_limits limits = { .memory_bytes = 64u << 20, .pids = 17,
+	const struct jailer_limits limits = { .memory_bytes = 64u << 20,
+					      .pids = 17,
 					      .cpu_millis = 500 };
 	struct cgroup_layout l;
 	struct err e = ERR_INIT;
@@ -685,8 +689,10 @@ static const struct probe {
 	{ "socket packet", SYS_socket, { AF_PACKET, SOCK_RAW }, EAFNOSUPPORT },
 	{ "socket vsock", SYS_socket, { AF_VSOCK, SOCK_STREAM }, EAFNOSUPPORT },
 	{ "socket alg", SYS_socket, { AF_ALG, SOCK_SEQPACKET }, EAFNOSUPPORT },
-	{ "socket of a family in 64 bits", SYS_socket,
-	  { (long)(0x100000000 | AF_NETLINK), SOCK_RAW }, REFUSED },
+	{ "socket of a family in 64 bits",
+	  SYS_socket,
+	  { (long)(0x100000000 | AF_NETLINK), SOCK_RAW },
+	  REFUSED },
 	{ "socket inet raw", SYS_socket, { AF_INET, SOCK_RAW, 1 }, ENOSYS },
 	{ "socket of an unknown family", SYS_socket, { 200, SOCK_STREAM }, ENOSYS },
 	{ "socketpair inet", SYS_socketpair, { AF_INET, SOCK_STREAM }, ENOSYS },
@@ -747,9 +753,9 @@ static void test_seccomp(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(probes); i++) {
 		int got = results[i];
 		bool refused = got == ENOSYS || got == EPERM || got == EAFNOSUPPORT;
-		bool good = probes[i].want == ALLOWED ? !refused :
-			    probes[i].want == REFUSED ? refused :
-							got == probes[i].want;
+		bool good = probes[i].want == ALLOWED   ? !refused
+			    : probes[i].want == REFUSED ? refused
+							: got == probes[i].want;
 
 		if (!good) {
 			print_message("# %s: errno %d, not %d\n", probes[i].name, got,

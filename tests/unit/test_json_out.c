@@ -99,7 +99,9 @@ static void test_full(void **state)
 
 		buf_init(&b, max);
 		buf_add(&b, "{", 1);
-		json_key_str(&b, "name", "a\nb\x01" "c");
+		json_key_str(&b, "name",
+			     "a\nb\x01"
+			     "c");
 		json_key_int(&b, "n", 7);
 		buf_add(&b, "}", 1);
 		assert_int_equal(buf_ok(&b), max >= strlen("{\"name\":\"a\\nb\\u0001c\",\"n\":7}"));

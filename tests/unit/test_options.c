@@ -114,7 +114,7 @@ static void test_ranges(void **state)
 		{ "executions-kept", "1", "10000", "0", "10001" },
 		{ "idle-timeout", "1", "86400", "0", "86401" },
 	};
-	static const char *const wrong[] = { "",   "-1",   "+5", "5 ",
+	static const char *const wrong[] = { "",   "-1",   "+5",  "5 ",
 					     "5k", "0x10", "1e3", "99999999999999999999999" };
 
 	(void)state;
@@ -208,8 +208,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults), cmocka_unit_test(test_forms),
-		cmocka_unit_test(test_unknown),	 cmocka_unit_test(test_ranges),
-		cmocka_unit_test(test_config),	 cmocka_unit_test(test_help),
+		cmocka_unit_test(test_unknown),  cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_config),   cmocka_unit_test(test_help),
 	};
 
 	return cmocka_run_group_tests_name("options", tests, NULL, NULL);

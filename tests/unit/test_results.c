@@ -59,8 +59,8 @@ static void test_streams(void **state)
 		{ "0123456789", 0, "0123456789" }, /* at the limit */
 		{ "0123456789a", 0, "0123456789" MARK("stdout", "10", "11") },
 		{ "0123456789", 1, "0123456789" MARK("stdout", "10", "11") },
-		{ "0123456789abc", 1000000000000, "0123456789" MARK("stdout", "10",
-								     "1000000000013") },
+		{ "0123456789abc", 1000000000000,
+		  "0123456789" MARK("stdout", "10", "1000000000013") },
 		/* Cut between characters, and the count says so. */
 		{ "012345678\xc3\xa9", 0, "012345678" MARK("stdout", "9", "11") },
 		{ "01234567\xe2\x82\xac", 0, "01234567" MARK("stdout", "8", "11") },
@@ -104,7 +104,10 @@ static void test_invalid_text(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(pairs); i++) {
 		struct str s = str_from(pairs[i][0]);
 		struct agent_result r = {
-			.out = s, .err = s, .error_name = s, .error_text = s,
+			.out = s,
+			.err = s,
+			.error_name = s,
+			.error_text = s,
 			.value = { KERNEL_VALUE_STR, s },
 		};
 		const struct execution_result *res = take(&r);
@@ -121,7 +124,8 @@ static void test_invalid_text(void **state)
 static void check_ending(enum agent_exec_status status, const char *err, const char *text,
 			 const char *want)
 {
-	struct agent_result r = { .status = status, .err = str_from(err),
+	struct agent_result r = { .status = status,
+				  .err = str_from(err),
 				  .error_text = str_from(text) };
 
 	x.output_max = 1000;
@@ -144,13 +148,16 @@ static void test_endings(void **state)
 	check_ending(AGENT_RESULT_OOM, "", "",
 		     "Execution aborted: the session reached its memory limit of 512 MiB "
 		     "and " RESTARTED ".");
-	check_ending(AGENT_RESULT_KERNEL_DIED, "", "signal 11 (Segmentation fault)",
-		     "Execution aborted: the kernel died (signal 11 (Segmentation fault)); "
-		     RESTARTED ".");
+	check_ending(
+		AGENT_RESULT_KERNEL_DIED, "", "signal 11 (Segmentation fault)",
+		"Execution aborted: the kernel died (signal 11 (Segmentation fault)); " RESTARTED
+		".");
 	check_ending(AGENT_RESULT_KERNEL_DIED, "", "%s%n\xff",
 		     "Execution aborted: the kernel died (%s%n\xef\xbf\xbd); " RESTARTED ".");
-	struct agent_result r = { .status = AGENT_RESULT_ERROR, .err = STR("noise"),
-				  .error_name = STR("ValueError"), .error_text = STR("bad"),
+	struct agent_result r = { .status = AGENT_RESULT_ERROR,
+				  .err = STR("noise"),
+				  .error_name = STR("ValueError"),
+				  .error_text = STR("bad"),
 				  .traceback = STR("Traceback\nValueError: bad") };
 
 	assert_string_equal(take(&r)->err.ptr, "noise\nTraceback\nValueError: bad");
@@ -171,8 +178,8 @@ static void test_images(void **state)
 {
 	static const struct str bad[] = {
 		{ "", 0 },
-		{ "\0x", 2 },		       /* no format */
-		{ "\4png", 4 },		       /* longer than there is */
+		{ "\0x", 2 },   /* no format */
+		{ "\4png", 4 }, /* longer than there is */
 		{ "\xff png", 5 },
 		{ "\3PNGx", 5 },
 		{ "\3p\"gx", 5 },
@@ -224,9 +231,10 @@ static void test_displays(void **state)
 	(void)state;
 	OWNED_MEM char *text = json_dumps(res->displays, JSON_COMPACT);
 
-	assert_string_equal(text, "[{\"type\":\"image\",\"format\":\"png\",\"base64_data\":\"YWJj\"},"
-				  "{\"type\":\"image\",\"format\":\"jpeg\",\"base64_data\":\"ZA==\"}"
-				  "]");
+	assert_string_equal(text,
+			    "[{\"type\":\"image\",\"format\":\"png\",\"base64_data\":\"YWJj\"},"
+			    "{\"type\":\"image\",\"format\":\"jpeg\",\"base64_data\":\"ZA==\"}"
+			    "]");
 	r.display_count = 0;
 	assert_null(take(&r)->displays);
 }
@@ -286,7 +294,8 @@ static void test_round_trip(void **state)
 /* A NUL that the code printed must neither cut the output nor damage what is stored. */
 static void test_nul_in_output(void **state)
 {
-	struct agent_result r = { .out = { "ab\0cd", 5 }, .value = { KERNEL_VALUE_STR, { "x\0y", 3 } } };
+	struct agent_result r = { .out = { "ab\0cd", 5 },
+				  .value = { KERNEL_VALUE_STR, { "x\0y", 3 } } };
 
 	(void)state;
 	round_trip(&r);

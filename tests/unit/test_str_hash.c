@@ -12,7 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What a kernel finds: hashes of text the zygote knew, of text it did not, and whether Python still works. */
+/* What a kernel finds: hashes of text the zygote knew, of text it did not, and whether Python still
+ * works. */
 struct report {
 	Py_hash_t known;
 	Py_hash_t known_again; /* the same text in another object, made after the fork */
