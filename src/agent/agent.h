@@ -77,6 +77,7 @@ struct agent_kernel {
 	struct buf out;
 	bool writing;
 	bool killed; /* by us */
+	bool warming; /* READY came; its first, silent cell is running */
 	uint32_t cells;
 	unsigned long long oom_kills; /* when it started */
 };

@@ -59,7 +59,7 @@ static void kernel_forget(struct agent *a)
 	buf_done(&k->out);
 	k->state = AGENT_KERNEL_NONE;
 	k->pid = 0;
-	k->writing = k->killed = false;
+	k->writing = k->killed = k->warming = false;
 	if (a->deadline == DEADLINE_START)
 		agent_arm(a, DEADLINE_NONE, 0);
 }
@@ -160,21 +160,61 @@ static void kernel_kill(struct agent *a)
 	}
 }
 
+static void kernel_flush(struct agent *a)
+{
+	struct agent_kernel *k = &a->kernel;
+
+	while (k->out.len) {
+		ssize_t n = send(k->sock, k->out.ptr, k->out.len, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			break; /* EAGAIN, or the end, which EPOLLHUP tells */
+		buf_consume(&k->out, (size_t)n);
+	}
+	if (k->writing != (k->out.len > 0)) {
+		k->writing = k->out.len > 0;
+		agent_watch(a, k->sock, EVENT_KERNEL, EPOLLIN | (k->writing ? EPOLLOUT : 0), false);
+	}
+	if (!k->out.len && k->out.cap > 256 * 1024)
+		buf_done(&k->out);
+}
+
+/* One cell without effect: what the way from here to the interpreter and back touches for the first
+ * time is touched before anybody waits for it. */
+static void warm_up(struct agent *a)
+{
+	static const char code[] = "None";
+	struct buf *out = &a->kernel.out;
+
+	a->kernel.warming = true;
+	wire_put_u32(out, 4 + 4 + sizeof(code) - 1);
+	wire_put_u8(out, KERNEL_RUN);
+	wire_put_u32(out, 0);
+	wire_put_blob(out, STR(code));
+	kernel_flush(a);
+}
+
 static void kernel_frame(struct agent *a, uint8_t type, struct str payload)
 {
 	struct agent_kernel *k = &a->kernel;
 	struct wire_reader r = wire_reader(payload.ptr, payload.len);
 
-	if (type == KERNEL_READY && k->state == AGENT_KERNEL_STARTING) {
+	if (type == KERNEL_READY && k->state == AGENT_KERNEL_STARTING && !k->warming) {
 		/* SECURITY: no user code has run yet, so the pid is the driver's word. */
 		k->pid = (pid_t)wire_get_u32(&r);
-		k->state = AGENT_KERNEL_IDLE;
-		agent_arm(a, DEADLINE_NONE, 0);
 		if (!wire_ok(&r) || k->pid <= 1) {
 			k->pid = 0;
 			kernel_kill(a);
 			return;
 		}
+		warm_up(a);
+	} else if (type == KERNEL_DONE && k->warming) {
+		drain_output(a);
+		k->warming = false;
+		k->state = AGENT_KERNEL_IDLE;
+		agent_arm(a, DEADLINE_NONE, 0);
 		send_state(a, AGENT_DEATH_NONE, 0);
 	} else if (type == KERNEL_DISPLAY && a->exec.running) {
 		drain_output(a);
@@ -213,27 +253,6 @@ static void take_frames(struct agent *a)
 	buf_consume(&k->in, at);
 	if (!k->in.len && k->in.cap > 256 * 1024)
 		buf_done(&k->in);
-}
-
-static void kernel_flush(struct agent *a)
-{
-	struct agent_kernel *k = &a->kernel;
-
-	while (k->out.len) {
-		ssize_t n = send(k->sock, k->out.ptr, k->out.len, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			break; /* EAGAIN, or the end, which EPOLLHUP tells */
-		buf_consume(&k->out, (size_t)n);
-	}
-	if (k->writing != (k->out.len > 0)) {
-		k->writing = k->out.len > 0;
-		agent_watch(a, k->sock, EVENT_KERNEL, EPOLLIN | (k->writing ? EPOLLOUT : 0), false);
-	}
-	if (!k->out.len && k->out.cap > 256 * 1024)
-		buf_done(&k->out);
 }
 
 void kernel_event(struct agent *a, uint32_t events)

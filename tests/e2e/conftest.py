@@ -47,7 +47,7 @@ def unique(prefix="e2e"):
     return f"{prefix}-{next(_counter)}-{uuid.uuid4().hex[:8]}"
 
 
-def wait_for(condition, timeout=10, what="condition"):
+def wait_for(condition, timeout=10, what="condition", interval=0.02):
     """Polls until condition() is true and returns its value."""
     end = time.monotonic() + timeout
     while True:
@@ -56,7 +56,7 @@ def wait_for(condition, timeout=10, what="condition"):
             return value
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {timeout} s")
-        time.sleep(0.02)
+        time.sleep(interval)
 
 
 class Reply:
@@ -534,18 +534,33 @@ def make_pool(daemon):
         p.delete()
 
 
+def _expire(p):
+    """Two sessions with the shortest cooldown; one is asked again. When each was last asked and last seen."""
+    alone, again = p.session("expires-alone"), p.session("expires-later")
+    asked, seen = {}, {}
+    for s in (alone, again):
+        s.run("x = 1")
+        asked[s.identifier] = time.time()
+    wait_for(lambda: time.time() > asked[again.identifier] + 5, interval=0.5)
+    assert again.value("x") == 1
+    asked[again.identifier] = time.time()
+
+    def look():
+        # listSessions is no request of a session: it keeps none alive.
+        now = time.time()
+        for identifier in p.identifiers():
+            seen[identifier] = now
+        return now > seen.get(again.identifier, now) + 1
+
+    wait_for(look, 80, "both sessions expire", 0.25)
+    return {identifier: seen[identifier] - asked[identifier] for identifier in asked}
+
+
 @pytest.fixture(scope="session")
 def expiring(daemon):
-    """Sessions of a pool with the shortest cooldown, made now and looked at in the last test."""
+    """A pool, and a job that lets two of its sessions expire while other tests run."""
     p = daemon.make_pool(maximum=5, ready=1, cooldown=60)
-    left, kept = p.session("expires-alone"), p.session("expires-later")
-    times = {}
-    for s in (left, kept):
-        s.run("1")
-        times[s.identifier] = time.time()
-    uid = left.call("GET", "session").ok().json["etag"]
-    times[left.identifier] = time.time()
-    yield p, left, kept, times, uid
+    yield p, Background(_expire, p)
     p.delete()
 
 
