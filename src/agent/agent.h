@@ -76,7 +76,7 @@ struct agent_kernel {
 	struct buf in;
 	struct buf out;
 	bool writing;
-	bool killed; /* by us */
+	bool killed;  /* by us */
 	bool warming; /* READY came; its first, silent cell is running */
 	uint32_t cells;
 	unsigned long long oom_kills; /* when it started */
@@ -127,6 +127,8 @@ void kernel_attach(struct agent *a, int sock);
 void kernel_event(struct agent *a, uint32_t events);
 void kernel_output_event(struct agent *a, struct agent_output *o);
 void kernel_reap(struct agent *a);
+/** kernel_kill: it is of no use any more; its end comes back through kernel_reap. */
+void kernel_kill(struct agent *a);
 void kernel_deadline(struct agent *a);
 void kernel_send_status(struct agent *a);
 

@@ -29,6 +29,7 @@ static void send_not_run(struct agent *a, uint64_t op, enum agent_exec_status st
 
 	buf_init(&b, 256);
 	wire_put_u8(&b, (uint8_t)status);
+	wire_put_u8(&b, (uint8_t)a->kernel.state);
 	for (int i = 0; i < 3; i++)
 		wire_put_u64(&b, 0);
 	wire_put_u8(&b, KERNEL_VALUE_NONE);
@@ -155,6 +156,7 @@ void exec_finish(struct agent *a, enum agent_exec_status status, struct str fram
 	if (frame.len && !parse_done(frame, &d)) {
 		status = AGENT_RESULT_KERNEL_DIED;
 		error_text = "the kernel broke the protocol";
+		kernel_kill(a);
 		d = (struct done_frame){ 0 };
 	} else if (frame.len && x->ending != AGENT_RESULT_OK) {
 		status = x->ending; /* interrupted by us, whatever the code made of it */
@@ -175,6 +177,7 @@ void exec_finish(struct agent *a, enum agent_exec_status status, struct str fram
 
 	buf_init(b, AGENT_FRAME_MAX);
 	wire_put_u8(b, (uint8_t)status);
+	wire_put_u8(b, (uint8_t)a->kernel.state);
 	wire_put_u64(b, (uint64_t)((clock_mono_ns() - x->started_ns) / 1000));
 	wire_put_u64(b, a->out.total - a->out.kept.len);
 	wire_put_u64(b, a->err.total - a->err.kept.len);

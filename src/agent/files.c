@@ -196,8 +196,16 @@ static void list_one(struct agent *a, struct listing *l, const char *dir, const 
 		l->more = true;
 		return;
 	}
-	l->count++;
+	size_t before = l->entries.len;
+
 	put_info(&l->entries, &st, path);
+	if (!buf_ok(&l->entries)) {
+		l->entries.len = before; /* half an entry is none */
+		l->entries.failed = false;
+		l->more = true;
+		return;
+	}
+	l->count++;
 	if (recursive && S_ISDIR(st.st_mode)) {
 		struct stat link;
 		OWNED_FD int self = open_beneath(a, path, O_PATH | O_NOFOLLOW, 0);
@@ -235,7 +243,7 @@ static void op_list(struct agent *a, uint64_t op, struct wire_reader *r)
 	bool recursive = wire_get_u8(r) != 0;
 
 	l.max = wire_get_u32(r);
-	buf_init(&l.entries, AGENT_FRAME_MAX - 64);
+	buf_init(&l.entries, 16u << 20);
 	buf_init(&l.todo, 4u << 20);
 	int rc = take_path(wire_get_blob(r, AGENT_PATH_MAX), true, path, &e);
 
@@ -343,6 +351,9 @@ static int make_parents(struct agent *a, const char *path, struct err *e)
 				return file_err(e, path);
 			if (name)
 				*name = '/';
+		} else if (fd < 0 && errno == ENOTDIR) {
+			return err_set(e, ERR_CONFLICT, "'%.200s' is a file, not a directory",
+				       part);
 		} else if (fd < 0) {
 			return file_err(e, path);
 		}

@@ -144,13 +144,14 @@ static void drain_output(struct agent *a)
 	kernel_output_event(a, &a->err);
 }
 
-static void kernel_kill(struct agent *a)
+void kernel_kill(struct agent *a)
 {
 	struct agent_kernel *k = &a->kernel;
 
 	if (k->state == AGENT_KERNEL_NONE || k->killed)
 		return;
 	k->killed = true;
+	k->state = AGENT_KERNEL_BUSY;
 	if (k->pid > 1) {
 		kill(-k->pid, SIGKILL);
 		kill(k->pid, SIGKILL);
@@ -276,9 +277,14 @@ void kernel_event(struct agent *a, uint32_t events)
 		/* Closed by its code, or its process is ending: either way it cannot serve any
 		 * more. */
 		epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, k->sock, NULL);
-		if (k->pid > 1)
+		if (k->pid > 1) {
+			/* Not `killed`: how it ended is for its exit status to say. */
+			k->state = AGENT_KERNEL_BUSY;
 			kill(-k->pid, SIGKILL);
-		kernel_kill(a);
+			kill(k->pid, SIGKILL);
+		} else {
+			kernel_kill(a);
+		}
 		return;
 	}
 	k->in.len += (size_t)n;

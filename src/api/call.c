@@ -103,7 +103,9 @@ struct call *call_begin(struct http_request *rq, void *ctx, enum shape shape)
 
 bool call_is_old(const struct call *c)
 {
-	/* "2024-10-02-preview" and later are new, and so is no version at all. */
+	/* "2024-10-02-preview" and later are new; without a version the path decides. */
+	if (c->shape == SHAPE_OLD || c->shape == SHAPE_FLAT)
+		return true;
 	return c->api_version.len >= 7 && memcmp(c->api_version.ptr, "2024-10", 7) < 0;
 }
 
@@ -173,13 +175,13 @@ static const struct http_route routes[] = {
 	BOTH("POST", "/executions", execute_new, HTTP_BODY_BUFFER, EXECUTE, "Run code"),
 	BOTH("GET", "/executions/{id}", execution_get, HTTP_BODY_NONE, EXECUTE,
 	     "State and result of an execution"),
-	BOTH("POST", "/files/upload", files_upload, HTTP_BODY_STREAM, EXECUTE,
+	BOTH("POST", "/files/upload", files_upload_old, HTTP_BODY_STREAM, EXECUTE,
 	     "Upload files, old form"),
-	BOTH("POST", "/python/uploadFile", files_upload, HTTP_BODY_STREAM, EXECUTE,
+	BOTH("POST", "/python/uploadFile", files_upload_old, HTTP_BODY_STREAM, EXECUTE,
 	     "Upload files, oldest form"),
 	BOTH("POST", "/files", files_upload, HTTP_BODY_STREAM, EXECUTE, "Upload a file"),
 	BOTH("GET", "/files", files_list, HTTP_BODY_NONE, EXECUTE, "List files"),
-	BOTH("GET", "/python/files", files_list, HTTP_BODY_NONE, EXECUTE,
+	BOTH("GET", "/python/files", files_list_flat, HTTP_BODY_NONE, EXECUTE,
 	     "List files, oldest form"),
 	BOTH("GET", "/python/downloadFile", files_download_legacy, HTTP_BODY_NONE, EXECUTE,
 	     "Download a file, oldest form"),

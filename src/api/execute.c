@@ -353,10 +353,8 @@ static void execute(struct http_request *rq, void *ctx, enum shape shape)
 		call_fail(c, &e);
 		return;
 	}
-	if (st->params.async)
-		c->wait = session_when_open(s, opened, not_opened, st);
-	else
-		run(st, s);
+	/* Both kinds by the same way: first come, first served, also before the session is open. */
+	c->wait = session_when_open(s, opened, not_opened, st);
 }
 
 void execute_old(struct http_request *rq, void *ctx)

@@ -133,6 +133,16 @@ static void put_name(struct buf *b, const char *key, struct str name)
 	buf_done(&clean);
 }
 
+static void put_oldest(struct buf *b, const struct agent_file *f, struct str name)
+{
+	buf_add(b, "{", 1);
+	json_key_str(b, "$id", "2");
+	put_name(b, "filename", name);
+	json_key_int(b, "size", (int64_t)f->size);
+	json_key_time(b, "last_modified_time", f->mtime_us);
+	buf_add(b, "}", 1);
+}
+
 static void put_old(struct buf *b, const struct agent_file *f, struct str name)
 {
 	buf_add(b, "{\"$id\":\"2\",\"properties\":{", strlen("{\"$id\":\"2\",\"properties\":{"));
@@ -154,6 +164,10 @@ void files_put_entry(struct buf *b, const struct call *c, const struct agent_fil
 		rel.len -= relative_to.len + 1;
 	}
 	json_item(b);
+	if (c->shape == SHAPE_FLAT) {
+		put_oldest(b, f, rel);
+		return;
+	}
 	if (call_is_old(c)) {
 		put_old(b, f, rel);
 		return;
@@ -233,7 +247,11 @@ static void on_entries(void *arg, const struct agent_file *files, size_t count, 
 	memcpy(sorted, files, count * sizeof(*sorted));
 	qsort(sorted, count, sizeof(*sorted), by_path);
 	buf_init(&b, 64u << 20);
-	buf_add_str(&b, call_is_old(c) ? STR("{\"$id\":\"1\",\"value\":[") : STR("{\"value\":["));
+	if (c->shape == SHAPE_FLAT)
+		buf_add_str(&b, STR("{\"$id\":\"1\",\"$values\":["));
+	else
+		buf_add_str(&b, call_is_old(c) ? STR("{\"$id\":\"1\",\"value\":[")
+					       : STR("{\"value\":["));
 	for (size_t i = 0; i < count; i++)
 		if (!sorted[i].directory || !call_is_old(c))
 			files_put_entry(&b, c, &sorted[i], str_from(f->path), f->recursive);
@@ -346,6 +364,14 @@ static struct str directory_of(struct call *c)
 void files_list(struct http_request *rq, void *ctx)
 {
 	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
+
+	if (c)
+		start(c, FILE_LIST, directory_of(c), STR(""));
+}
+
+void files_list_flat(struct http_request *rq, void *ctx)
+{
+	struct call *c = call_begin(rq, ctx, SHAPE_FLAT);
 
 	if (c)
 		start(c, FILE_LIST, directory_of(c), STR(""));

@@ -52,6 +52,8 @@ void render_execution(struct buf *b, const struct call *c, const struct executio
 
 /* files.c, upload.c, download.c */
 void files_upload(struct http_request *rq, void *ctx);
+void files_upload_old(struct http_request *rq, void *ctx);
+void files_list_flat(struct http_request *rq, void *ctx);
 void files_list(struct http_request *rq, void *ctx);
 void files_get(struct http_request *rq, void *ctx);
 void files_download_legacy(struct http_request *rq, void *ctx);

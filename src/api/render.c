@@ -42,7 +42,9 @@ static void put_value(struct buf *b, const struct call *c, const struct executio
 	case KERNEL_VALUE_FLOAT: {
 		/* SECURITY: text from a kernel becomes a bare JSON number only if a parser agrees
 		 * that it is one. */
-		json_t *number = string ? NULL : json_loads(r->value.ptr, JSON_DECODE_ANY, NULL);
+		json_t *number =
+			string ? NULL
+			       : json_loadb(r->value.ptr, r->value.len, JSON_DECODE_ANY, NULL);
 
 		if (json_is_number(number))
 			buf_add_str(b, text_str(&r->value));

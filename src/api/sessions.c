@@ -174,8 +174,16 @@ void pool_metadata(struct http_request *rq, void *ctx)
 
 	if (!c)
 		return;
-	const char *text =
-		c->config->metadata(pool_spec(c->pool)->container_type, c->config->metadata_arg);
+	const struct session_pool_spec *spec = pool_spec(c->pool);
+	const char *text = c->config->metadata(spec->container_type, c->config->metadata_arg);
+	struct buf b;
 
-	http_reply(rq, 200, "application/json; charset=utf-8", text, strlen(text));
+	/* The image says what is in it, the pool since when it is. */
+	buf_init(&b, 8u << 20);
+	buf_add(&b, "{", 1);
+	json_key_str(&b, "createdAt", spec->created_at);
+	json_key_str(&b, "lastUpdatedAt", spec->modified_at);
+	buf_add(&b, ",", 1);
+	buf_add_str(&b, str_from(text[0] == '{' ? text + 1 : "}"));
+	call_reply_json(c, 200, &b);
 }

@@ -267,9 +267,9 @@ static void on_not_open(void *arg, const struct err *e)
 	fail(u, e);
 }
 
-void files_upload(struct http_request *rq, void *ctx)
+static void upload(struct http_request *rq, void *ctx, enum shape shape)
 {
-	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
+	struct call *c = call_begin(rq, ctx, shape);
 	struct err e = ERR_INIT;
 	struct str type = STR("");
 	struct str length;
@@ -304,4 +304,14 @@ void files_upload(struct http_request *rq, void *ctx)
 		call_fail(c, &e);
 	else
 		c->wait = session_when_open(s, on_open, on_not_open, u);
+}
+
+void files_upload(struct http_request *rq, void *ctx)
+{
+	upload(rq, ctx, SHAPE_NEW);
+}
+
+void files_upload_old(struct http_request *rq, void *ctx)
+{
+	upload(rq, ctx, SHAPE_OLD);
 }

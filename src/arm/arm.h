@@ -102,6 +102,8 @@ struct session_pool_spec {
 	uint32_t timeout_max_ms;
 	uint32_t queue_max; /* executions waiting per session */
 	uint64_t upload_max_bytes;
+	char created_at[40]; /* systemData, RFC 3339 */
+	char modified_at[40];
 };
 extern const struct arm_type arm_session_pool;
 /** session_pool_spec_load: from a stored document. */

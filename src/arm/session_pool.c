@@ -724,8 +724,13 @@ static int load_from_json(const struct store_doc *doc, const json_t *json,
 			       doc->key);
 	spec->sessions_max =
 		(int)json_integer_value(json_object_get(scale, "maxConcurrentSessions"));
+	const json_t *system = json_object_get(json, "systemData");
+	const char *created = json_string_value(json_object_get(system, "createdAt"));
+	const char *modified = json_string_value(json_object_get(system, "lastModifiedAt"));
 	json_t *ready = json_object_get(scale, "readySessionInstances");
 
+	str_copy(str_from(created), spec->created_at, sizeof(spec->created_at));
+	str_copy(str_from(modified), spec->modified_at, sizeof(spec->modified_at));
 	spec->ready_min = json_is_integer(ready) ? (int)json_integer_value(ready) : -1;
 	spec->cooldown_s =
 		(int)json_integer_value(json_object_get(life, "cooldownPeriodInSeconds"));

@@ -50,7 +50,8 @@ enum agent_msg {
 	/* agent -> daemon */
 	AGENT_STATUS = 64,       /* u8 kernel state, u32 n, n × (u64 op, u8 exec state) */
 	AGENT_KERNEL_STATE = 65, /* u8 kernel state, u8 agent_death, u32 code or signal; op 0 */
-	AGENT_EXEC_DONE = 66, /* see struct agent_result in the daemon: u8 status, u64 duration_us,
+	AGENT_EXEC_DONE = 66, /* see struct agent_result in the daemon: u8 status, u8 kernel state
+				 now (IDLE: no other message will say so), u64 duration_us,
 				 u64 stdout_dropped, u64 stderr_dropped, u8 value kind, blob value,
 				 blob stdout, blob stderr, blob error name, blob error text, blob
 				 traceback, u32 n, n × (u8 value kind, blob) displays */

@@ -25,7 +25,7 @@ enum jailer_op {
 	JAILER_CREATE = 1,       /* a sandbox without a kernel (a "shell") */
 	JAILER_START_KERNEL = 2, /* fork a kernel into it; reply carries one fd: the agent's end */
 	JAILER_DESTROY = 3,      /* kill everything, reply when nothing is left */
-	JAILER_LIST = 4,         /* complete sandboxes, JAILER_LIST_MAX per reply, from `offset` */
+	JAILER_LIST = 4, /* complete sandboxes after `sid` (empty: all), JAILER_LIST_MAX a reply */
 	JAILER_STATS = 5,
 	JAILER_IMAGE = 6, /* start the zygote of an image; reply when it is loaded */
 	JAILER_PING = 7,
@@ -50,8 +50,6 @@ struct jailer_request {
 	char sid[JAILER_SID_SIZE];
 	char image[JAILER_IMAGE_SIZE]; /* CREATE, IMAGE */
 	uint8_t pad[6];
-	uint32_t offset; /* LIST */
-	uint32_t reserved;
 	struct jailer_limits limits; /* CREATE */
 };
 

@@ -43,7 +43,9 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 			 rq->op == JAILER_DESTROY || rq->op == JAILER_STATS;
 	bool names_image = rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE;
 
-	if (names_sid && !is_hex(rq->sid, JAILER_SID_SIZE - 1))
+	bool lists = rq->op == JAILER_LIST && rq->sid[0];
+
+	if ((names_sid || lists) && !is_hex(rq->sid, JAILER_SID_SIZE - 1))
 		err_set(e, ERR_PROTOCOL, "sandbox id is not %d hexadecimal digits",
 			JAILER_SID_SIZE - 1);
 	else if (names_image && !is_hex(rq->image, JAILER_IMAGE_SIZE - 1))
@@ -273,25 +275,38 @@ static int op_destroy(struct jailer *j, const struct jailer_request *rq, struct 
 	return 0;
 }
 
+/* Keeps the smallest JAILER_LIST_MAX ids of those that come, in order: pages by id lose nothing
+ * when others vanish between them. */
+static void list_insert(struct jailer_reply *reply, const char *sid)
+{
+	uint32_t at = reply->list_count;
+
+	while (at > 0 && strcmp(reply->sids[at - 1], sid) > 0)
+		at--;
+	if (reply->list_count == JAILER_LIST_MAX)
+		reply->list_more = 1;
+	else
+		reply->list_count++;
+	if (at >= JAILER_LIST_MAX)
+		return;
+	memmove(reply->sids[at + 1], reply->sids[at],
+		(reply->list_count - at - 1) * sizeof(reply->sids[0]));
+	memcpy(reply->sids[at], sid, JAILER_SID_SIZE);
+}
+
 /* SECURITY, LIST: ids that the daemon itself once chose. */
 static int op_list(struct jailer *j, const struct jailer_request *rq)
 {
 	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION,
 				      .op = rq->op,
 				      .tag = rq->tag };
-	uint32_t at = 0;
 
 	for (struct map_node *n = map_next(&j->sandboxes, NULL); n;
 	     n = map_next(&j->sandboxes, n)) {
 		struct sandbox *s = container_of(n, struct sandbox, node);
 
-		if (s->dying || at++ < rq->offset)
-			continue;
-		if (reply.list_count == JAILER_LIST_MAX) {
-			reply.list_more = 1;
-			break;
-		}
-		memcpy(reply.sids[reply.list_count++], s->rec.sid, JAILER_SID_SIZE);
+		if (!s->dying && strcmp(s->rec.sid, rq->sid) > 0)
+			list_insert(&reply, s->rec.sid);
 	}
 	send_reply(&reply, -1);
 	return 0;

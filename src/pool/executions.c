@@ -29,6 +29,11 @@ void execution_free(struct execution *x)
 void execution_detach(struct execution *x)
 {
 	x->done = NULL;
+	/* Nobody will ever ask for it, and it has not begun: out of the way of the others. */
+	if (x->state == EXECUTION_QUEUED && !x->async) {
+		x->session->queue_len--;
+		execution_free(x);
+	}
 }
 
 struct execution *execution_find(struct session *s, struct str id)
@@ -175,26 +180,43 @@ static void prune_recent(struct session *s)
 	}
 }
 
+static bool store_result(struct execution *x)
+{
+	struct session *s = x->session;
+	struct err e = ERR_INIT;
+	char *text = result_to_json(&x->result);
+	bool ok = text &&
+		  store_execution_finish(store_of(s), s->sandbox->sid, x->id, text, &e) == 0;
+
+	if (!ok)
+		log_error("session %s: result of %s is not stored: %s", s->guid, x->id, e.msg);
+	free(text);
+	x->unstored = !ok;
+	return ok;
+}
+
+/* What the store refused (a full disk) is still with the agent; it may forget it once it is stored.
+ */
+static void store_leftovers(struct session *s)
+{
+	list_each(&s->recent, struct execution, node, x)
+		if (x->unstored && store_result(x))
+			agent_link_ack(s->sandbox->link, x->op);
+}
+
 /* The result is in x; stores it if it was promised, tells who waits. */
 static void finish(struct execution *x)
 {
 	struct session *s = x->session;
 	void (*done)(void *, struct execution *, const struct err *) = x->done;
-	struct err e = ERR_INIT;
 
 	x->state = EXECUTION_FINISHED;
 	x->finished_ns = clock_mono_ns();
 	free(x->code);
 	x->code = NULL;
-	if (x->async) {
-		char *text = result_to_json(&x->result);
-
-		if (!text ||
-		    store_execution_finish(store_of(s), s->sandbox->sid, x->id, text, &e) < 0)
-			log_error("session %s: result of %s is not stored: %s", s->guid, x->id,
-				  e.msg);
-		free(text);
-	}
+	store_leftovers(s);
+	if (x->async)
+		store_result(x);
 	list_add_tail(&s->recent, &x->node);
 	s->recent_len++;
 	s->fresh = s->fresh && !done;
@@ -216,9 +238,18 @@ static struct execution *find_op(struct session *s, uint64_t op)
 	return NULL;
 }
 
+static bool is_unstored(struct session *s, uint64_t op)
+{
+	list_each(&s->recent, struct execution, node, x)
+		if (x->op == op)
+			return x->unstored;
+	return false;
+}
+
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r)
 {
 	struct execution *x = find_op(s, op);
+	bool unstored = false;
 
 	if (x && r->status == AGENT_RESULT_NOT_RUN) {
 		/* The kernel died under our hands: once more when the next one is there. */
@@ -237,25 +268,25 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 			loop_timer_stop(s->overdue);
 			/* The agent sends no extra message: done means idle, unless the kernel did
 			 * not survive. */
-			s->kernel_idle = r->status == AGENT_RESULT_OK ||
-					 r->status == AGENT_RESULT_ERROR ||
-					 ((r->status == AGENT_RESULT_TIMEOUT ||
-					   r->status == AGENT_RESULT_CANCELED) &&
-					  !str_eq(r->error_text, STR("killed")));
+			s->kernel_idle = r->kernel_idle;
 		} else {
 			list_remove(&x->node);
 			s->queue_len--;
 		}
 		result_from_agent(x, r);
-		finish(x);
+		finish(x); /* x may be gone after this */
+		unstored = !s->ended && is_unstored(s, op);
 	} else if (s->foreign_op == op) {
 		s->foreign_op = 0;
 		loop_timer_stop(s->overdue);
-		s->kernel_idle = r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR;
+		s->kernel_idle = r->kernel_idle;
 	}
 	if (s->ended)
 		return;
-	agent_link_ack(s->sandbox->link, op); /* stored, or nobody's: the agent may forget it */
+	/* Stored, or nobody's: the agent may forget it. Not stored: it keeps it for the next
+	 * daemon. */
+	if (!unstored)
+		agent_link_ack(s->sandbox->link, op);
 	executions_next(s);
 }
 
@@ -342,6 +373,29 @@ static void fail_one(struct execution *x, const struct err *e)
 	if (done)
 		done(x->arg, x, e);
 	execution_free(x);
+}
+
+void executions_fail_queued(struct session *s, const struct err *e)
+{
+	struct agent_result r = {
+		.status = AGENT_RESULT_KERNEL_DIED,
+		.error_text = str_from(e->msg),
+	};
+
+	while (!s->ended && !list_empty(&s->queue)) {
+		struct execution *x = list_first(&s->queue, struct execution, node);
+
+		s->queue_len--;
+		if (x->async) {
+			/* It was acknowledged: this is its result. */
+			list_remove(&x->node);
+			x->started_ns = clock_mono_ns();
+			result_from_agent(x, &r);
+			finish(x);
+		} else {
+			fail_one(x, e);
+		}
+	}
 }
 
 void executions_fail_all(struct session *s, const struct err *e)

@@ -28,7 +28,8 @@ struct sandbox {
 	bool counted;         /* in pools.starting */
 	bool dead;            /* destroy was asked for; waits for callbacks under way */
 	int calls;            /* backend calls under way that hold a pointer to us */
-	int kernel_failures;
+	int kernel_failures;  /* in a row: it did not start, or lived less than a second */
+	int64_t kernel_started_ms;
 	struct loop_timer *retry;
 };
 
@@ -95,7 +96,8 @@ struct session {
 	struct execution *current;
 	struct list recent; /* FINISHED, oldest first */
 	size_t recent_len;
-	struct list waits;          /* struct session_wait */
+	struct list waits; /* struct session_wait */
+	size_t wait_count;
 	struct loop_timer *idle;    /* cooldown */
 	struct loop_timer *overdue; /* current runs past its timeout and the agent is silent */
 };
@@ -121,7 +123,9 @@ size_t pool_ready_target(struct pool *pool);
 
 /* sessions.c */
 struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
-			    int64_t created_us, struct err *e);
+			    int64_t created_us, int64_t accessed_us, struct err *e);
+/** session_rearm: after a change of the pool's cooldown. */
+void session_rearm(struct session *s);
 void session_bind(struct session *s, struct sandbox *sb);
 /** session_end: why NULL: deleted or expired, else the sandbox is gone. Frees s. */
 void session_end(struct session *s, const struct err *why);
@@ -135,6 +139,9 @@ void execution_free(struct execution *x);
 void executions_next(struct session *s);
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
 int executions_restore(struct session *s, struct err *e);
+/** executions_fail_queued: those that have not begun; executions_fail_all: every one, and forgets
+ * the rest. */
+void executions_fail_queued(struct session *s, const struct err *e);
 void executions_fail_all(struct session *s, const struct err *e);
 void session_overdue(void *arg);
 

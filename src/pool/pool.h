@@ -159,6 +159,7 @@ struct execution {
 	char *code; /* until started */
 	size_t code_len;
 	struct execution_result result; /* when FINISHED */
+	bool unstored;                  /* finished, and the store did not take it yet */
 	int64_t created_us;
 	int64_t queued_ns, started_ns, finished_ns;
 	/* Who waits for it: called once; NULL when the client went away. */

@@ -191,6 +191,8 @@ static int apply_document(struct pools *p, const struct store_doc *doc, struct e
 	pool->spec = spec;
 	if (!same)
 		drop_stock(pool);
+	list_each(&pool->order, struct session, order, s)
+		session_rearm(s);
 	pool_refill(pool);
 	return 0;
 }
@@ -259,7 +261,8 @@ static int adopt_row(const struct store_session *row, void *arg, struct err *e)
 		note_lost(l, row->sid);
 		return 0;
 	}
-	s = session_new(pool, str_from(row->identifier), row->guid, row->created_us, e);
+	s = session_new(pool, str_from(row->identifier), row->guid, row->created_us,
+			row->accessed_us, e);
 	if (!s)
 		return -1;
 	s->stored = true;

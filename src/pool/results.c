@@ -89,7 +89,7 @@ static void add_line(struct buf *b, const char *text)
 static void add_ending(struct buf *b, const struct agent_result *r,
 		       const struct session_pool_spec *spec)
 {
-	bool killed = str_eq(r->error_text, STR("killed"));
+	bool killed = !r->kernel_idle;
 
 	switch (r->status) {
 	case AGENT_RESULT_TIMEOUT:
@@ -204,7 +204,6 @@ void result_timeout(struct execution *x)
 	struct agent_result r = {
 		.status = AGENT_RESULT_TIMEOUT,
 		.duration_us = (uint64_t)x->timeout_ms * 1000,
-		.error_text = STR("killed"),
 	};
 
 	result_from_agent(x, &r);

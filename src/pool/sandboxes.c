@@ -10,10 +10,12 @@
 #include <string.h>
 
 #define KERNEL_FAILURES_MAX 5
+#define KERNEL_STABLE_MS    1000
 /* While at least half of the stock is there, refilling waits for the request to be answered. */
 #define REFILL_DELAY_MS 10
 
 static void start_kernel(struct sandbox *sb);
+static void restart_later(struct sandbox *sb, const struct err *e);
 
 struct sandbox *sandbox_find(struct pools *p, const char *sid)
 {
@@ -138,15 +140,22 @@ static void make_failed(struct sandbox *sb, const struct err *e)
 		sandbox_destroy(sb);
 		return;
 	}
-	if (pool->failures++ == 0)
-		log_warn("pool %s: a sandbox did not come up: %s", pool->spec.name, e->msg);
-	pool->retry_at_ms = loop_now_ms() + (pool->failures < 6 ? 50 << pool->failures : 3000);
+	/* One fault can fell all sandboxes in the making: it counts once. */
+	if (loop_now_ms() >= pool->retry_at_ms) {
+		if (pool->failures++ == 0)
+			log_warn("pool %s: a sandbox did not come up: %s", pool->spec.name, e->msg);
+		pool->retry_at_ms =
+			loop_now_ms() + (pool->failures < 6 ? 50 << pool->failures : 3000);
+	}
 	sandbox_destroy(sb);
 	/* Those who wait for a sandbox wait for the next try, but not without end. */
 	if (pool->failures >= KERNEL_FAILURES_MAX) {
-		pools_signal_ready(pool->pools, e);
+		struct err mine = *e;
+
+		mine.code = ERR_UNAVAILABLE; /* whatever it is, it is not the caller's fault */
+		pools_signal_ready(pool->pools, &mine);
 		while (!list_empty(&pool->waiting))
-			session_end(list_first(&pool->waiting, struct session, waiting), e);
+			session_end(list_first(&pool->waiting, struct session, waiting), &mine);
 	}
 	pool_refill(pool);
 }
@@ -250,7 +259,7 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 		return;
 	}
 	if (fd >= 0) {
-		sb->kernel_failures = 0;
+		sb->kernel_started_ms = loop_now_ms();
 		agent_link_attach(sb->link, fd);
 		return;
 	}
@@ -258,16 +267,26 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 		make_failed(sb, e);
 		return;
 	}
-	/* A session is worth some patience: its files are there. */
-	if (++sb->kernel_failures > KERNEL_FAILURES_MAX) {
-		log_error("session %s: no kernel: %s", sb->session->guid, e->msg);
-		session_end(sb->session, e);
-		return;
-	}
+	restart_later(sb, e);
+}
+
+/*
+ * A session is worth patience: its files are there. But a kernel that cannot come up (full storage
+ * under the memory limit, code that kills whatever starts) must not turn in a circle, and those who
+ * wait must hear of it.
+ */
+static void restart_later(struct sandbox *sb, const struct err *e)
+{
+	sb->kernel_failures++;
+	if (sb->kernel_failures == KERNEL_FAILURES_MAX)
+		log_warn("session %s: no kernel stays up: %s", sb->session->guid, e->msg);
+	if (sb->kernel_failures >= KERNEL_FAILURES_MAX)
+		executions_fail_queued(sb->session, e);
 	if (!sb->retry)
 		sb->retry = loop_timer_new(kernel_retry, sb);
 	if (sb->retry)
-		loop_timer_start(sb->retry, 200 << sb->kernel_failures);
+		loop_timer_start(sb->retry,
+				 50 << (sb->kernel_failures < 8 ? sb->kernel_failures : 8));
 }
 
 static void start_kernel(struct sandbox *sb)
@@ -283,7 +302,16 @@ static void start_kernel(struct sandbox *sb)
 
 void sandbox_restart_kernel(struct sandbox *sb)
 {
-	start_kernel(sb);
+	struct err e = ERR_INIT;
+
+	if (loop_now_ms() - sb->kernel_started_ms > KERNEL_STABLE_MS) {
+		sb->kernel_failures = 0;
+		start_kernel(sb);
+		return;
+	}
+	err_set(&e, ERR_UNAVAILABLE,
+		"The session's kernel does not stay up. Its memory may be full of files (delete some), or its own processes end it; or delete the session.");
+	restart_later(sb, &e);
 }
 
 /* A shell, or a sandbox that was just created, gets its kernel. */

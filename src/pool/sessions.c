@@ -11,6 +11,7 @@
 
 struct session_wait {
 	struct list node;
+	struct session *session;
 	void (*open)(void *arg, struct session *s, struct agent_link *link);
 	void (*failed)(void *arg, const struct err *e);
 	void *arg;
@@ -44,8 +45,10 @@ static void idle_expired(void *arg)
 	int64_t left_us =
 		s->accessed_us + (int64_t)s->pool->spec.cooldown_s * 1000000 - clock_wall_us();
 
-	/* A running execution is not idleness; a touch since the timer was set moves the end. */
-	if (s->current || s->queue_len || s->foreign_op)
+	/* A running execution or transfer is not idleness; a touch since the timer was set moves
+	 * the end. */
+	if (s->current || s->queue_len || s->foreign_op ||
+	    (s->sandbox && agent_link_busy(s->sandbox->link)))
 		left_us = (int64_t)s->pool->spec.cooldown_s * 1000000;
 	if (left_us > 0) {
 		loop_timer_start(s->idle, left_us / 1000 + 1);
@@ -66,7 +69,7 @@ static void session_free(void *arg)
 }
 
 struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
-			    int64_t created_us, struct err *e)
+			    int64_t created_us, int64_t accessed_us, struct err *e)
 {
 	struct session *s = calloc(1, sizeof(*s));
 
@@ -85,14 +88,22 @@ struct session *session_new(struct pool *pool, struct str identifier, const char
 	else
 		uuid_new(s->guid);
 	s->created_us = created_us;
-	s->accessed_us = clock_wall_us();
+	s->accessed_us = accessed_us;
 	list_init(&s->waiting);
 	list_init(&s->queue);
 	list_init(&s->recent);
 	list_init(&s->waits);
 	list_add_tail(&pool->order, &s->order);
-	loop_timer_start(s->idle, (int64_t)pool->spec.cooldown_s * 1000);
+	session_rearm(s);
 	return s;
+}
+
+void session_rearm(struct session *s)
+{
+	int64_t end_us = s->accessed_us + (int64_t)s->pool->spec.cooldown_s * 1000000;
+	int64_t left_us = end_us - clock_wall_us();
+
+	loop_timer_start(s->idle, left_us > 0 ? left_us / 1000 + 1 : 0);
 }
 
 struct session *session_find(struct pool *pool, struct str identifier)
@@ -135,8 +146,7 @@ static void run_waits(struct session *s)
 		void (*open)(void *, struct session *, struct agent_link *) = w->open;
 		void *arg = w->arg;
 
-		list_remove(&w->node);
-		free(w);
+		session_wait_cancel(w);
 		open(arg, s, s->sandbox->link);
 	}
 }
@@ -180,7 +190,7 @@ struct session *session_open(struct pool *pool, struct str identifier, struct er
 			pool->spec.name, pool->spec.sessions_max, pool->spec.cooldown_s);
 		return NULL;
 	}
-	s = session_new(pool, identifier, NULL, clock_wall_us(), e);
+	s = session_new(pool, identifier, NULL, clock_wall_us(), clock_wall_us(), e);
 	if (!s)
 		return NULL;
 	s->asked_ns = clock_mono_ns();
@@ -249,8 +259,7 @@ void session_end(struct session *s, const struct err *why)
 		void (*failed)(void *, const struct err *) = w->failed;
 		void *arg = w->arg;
 
-		list_remove(&w->node);
-		free(w);
+		session_wait_cancel(w);
 		failed(arg, &e);
 	}
 	executions_fail_all(s, &e);
@@ -303,15 +312,20 @@ struct session_wait *session_when_open(struct session *s,
 		open(arg, s, s->sandbox->link);
 		return NULL;
 	}
-	struct session_wait *w = calloc(1, sizeof(*w));
+	struct session_wait *w = s->wait_count < s->pool->spec.queue_max ? calloc(1, sizeof(*w))
+									 : NULL;
 
 	if (!w) {
 		struct err e = ERR_INIT;
 
-		err_set(&e, ERR_NOMEM, "out of memory");
+		err_set(&e, ERR_QUEUE_FULL,
+			"%u requests wait for the session to start, the limit of its pool (sessionLimits.queueLength).",
+			s->pool->spec.queue_max);
 		failed(arg, &e);
 		return NULL;
 	}
+	w->session = s;
+	s->wait_count++;
 	w->open = open;
 	w->failed = failed;
 	w->arg = arg;
@@ -323,17 +337,20 @@ void session_wait_cancel(struct session_wait *w)
 {
 	if (!w)
 		return;
+	w->session->wait_count--;
 	list_remove(&w->node);
 	free(w);
 }
 
 void session_kernel_state(struct session *s, enum agent_kernel_state state, enum agent_death death)
 {
+	static const char *const deaths[] = { "", "exit", "signal", "out of memory", "killed" };
+
 	s->kernel_idle = state == AGENT_KERNEL_IDLE;
 	if (state == AGENT_KERNEL_NONE) {
 		if (death != AGENT_DEATH_NONE)
-			log_info("session %s: its kernel ended (%d); starting another", s->guid,
-				 (int)death);
+			log_info("session %s: its kernel ended (%s); starting another", s->guid,
+				 deaths[death]);
 		sandbox_restart_kernel(s->sandbox);
 	} else if (s->kernel_idle) {
 		executions_next(s);

@@ -35,11 +35,15 @@ bool agent_frame_result(struct wire_reader *r, struct agent_result *ret)
 {
 	uint8_t status = wire_get_u8(r);
 
+	uint8_t kernel_state = wire_get_u8(r);
+
 	ret->status = (enum agent_exec_status)status;
+	ret->kernel_idle = kernel_state == AGENT_KERNEL_IDLE;
 	ret->duration_us = wire_get_u64(r);
 	ret->stdout_dropped = wire_get_u64(r);
 	ret->stderr_dropped = wire_get_u64(r);
-	if (status > AGENT_RESULT_NOT_RUN || !get_value(r, &ret->value))
+	if (status > AGENT_RESULT_NOT_RUN || kernel_state > AGENT_KERNEL_BUSY ||
+	    !get_value(r, &ret->value))
 		return false;
 	ret->out = wire_get_blob(r, AGENT_FRAME_MAX);
 	ret->err = wire_get_blob(r, AGENT_FRAME_MAX);

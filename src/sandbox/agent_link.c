@@ -428,6 +428,11 @@ void agent_link_free(struct agent_link *l)
 		link_destroy(l);
 }
 
+bool agent_link_busy(const struct agent_link *l)
+{
+	return !list_empty(&l->files);
+}
+
 int agent_link_exec(struct agent_link *l, uint64_t op, const struct agent_exec_params *p)
 {
 	struct buf b;

@@ -28,6 +28,7 @@ struct agent_value {
 /** Views into the frame: valid during the callback. */
 struct agent_result {
 	enum agent_exec_status status;
+	bool kernel_idle; /* the kernel survived and takes the next execution */
 	uint64_t duration_us;
 	uint64_t stdout_dropped; /* bytes the agent did not keep */
 	uint64_t stderr_dropped;
@@ -69,6 +70,8 @@ struct agent_link *agent_link_new(int fd, const struct agent_link_events *events
  * NULL. */
 void agent_link_free(struct agent_link *l);
 
+/** agent_link_busy: file operations are open. */
+bool agent_link_busy(const struct agent_link *l);
 int agent_link_exec(struct agent_link *l, uint64_t op, const struct agent_exec_params *p);
 void agent_link_ack(struct agent_link *l, uint64_t op);
 void agent_link_cancel(struct agent_link *l, uint64_t op);

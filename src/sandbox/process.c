@@ -182,7 +182,7 @@ static void take_list(struct process_backend *p, struct call *c, const struct ja
 		call_end(p, c, reply, -1, &none);
 		return;
 	}
-	c->rq.offset = (uint32_t)c->sid_count;
+	memcpy(c->rq.sid, c->sids[c->sid_count - 1], sizeof(c->rq.sid));
 	call_send(p, c);
 }
 

@@ -352,9 +352,15 @@ class Daemon:
     def start(self):
         command = [BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
         command += ["--state", self.state_dir, "--run-dir", self.run_dir, *self.options]
+        # Under AddressSanitizer freed memory is kept for a while; little, so that bounds can be tested.
+        environment = {"ASAN_OPTIONS": "quarantine_size_mb=1:thread_local_quarantine_size_kb=64", **os.environ}
         with open(self.stderr_path, "ab") as stderr:
             self.process = subprocess.Popen(
-                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+                list(map(str, command)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
             )
         readable, _, _ = select.select([self.process.stdout], [], [], 60)
         line = self.process.stdout.readline() if readable else b""

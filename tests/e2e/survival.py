@@ -377,6 +377,22 @@ class Daemon:
             return f"mounts of the host: {self.new_mounts()}"
         return ""
 
+    def wait_owned(self, ready, shells=4):
+        """
+        Until everything belongs to a session or to the stock. `ready`: what the pool keeps ready when it has rested,
+        fewer where fewer sessions are left to give; a little more may stand.
+        """
+        why = [""]
+
+        def check():
+            why[0] = self.ownership(*ready, shells)
+            return not why[0]
+
+        try:
+            wait_for(check, "only owned sandboxes", LONG_S, 0.1)
+        except AssertionError as e:
+            raise AssertionError(f"{e}: {why[0]}\n{self.log_tail()}") from None
+
     # Requests.
 
     def request(self, method, path, body=None, headers=None, token="token", timeout_s=120):

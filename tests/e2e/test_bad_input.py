@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import GROUP_ID, NEW, OLD, Background, descendants, unique, wait_for
+from conftest import GROUP_ID, NEW, OLD, Background, unique, wait_for
 
 CODE = {"codeInputType": "Inline", "executionType": "Synchronous", "code": "1 + 1"}
 
@@ -413,10 +413,21 @@ def test_disconnect_while_waiting_in_the_queue(session, daemon):
     assert session.value("'usable'") == "usable"
 
 
-def test_disconnects_leak_nothing(new_session, daemon):
-    session = new_session()
+def tcp_sockets(pid):
+    """How many TCP sockets a process has."""
+    lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
+    inodes = {f"socket:[{line.split()[9]}]" for line in lines}
+    count = 0
+    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            count += os.readlink(fd) in inodes
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return count
+
+
+def test_disconnects_leak_nothing(session, daemon):
     session.run("import time")
-    fds = pathlib.Path(f"/proc/{daemon.pid}/fd")
 
     def storm(count):
         for i in range(count):
@@ -424,16 +435,15 @@ def test_disconnects_leak_nothing(new_session, daemon):
             raw = daemon.raw()
             raw.send((head + body)[: [10, len(head) // 2, len(head), len(head) + 10, None][i % 5]])
             raw.reset() if i % 2 else raw.socket.close()
+        # Behind all that was queued.
         session.run("1")
 
-    storm(100)
-    settled = lambda: len(list(fds.iterdir()))  # noqa: E731
-    wait_for(lambda: session.value("2") == 2)
-    before_fds, before_memory, before_children = settled(), daemon.memory("VmRSS"), len(descendants(daemon.pid))
-    storm(500)
-    wait_for(lambda: settled() <= before_fds + 2, 20, "descriptors are closed")
-    assert daemon.memory("VmRSS") - before_memory < 4 << 20
-    assert len(descendants(daemon.pid)) <= before_children + 6
+    storm(200)
+    before = daemon.memory("VmRSS")
+    storm(600)
+    # The listening one is left, and perhaps one of a test that runs beside this one.
+    wait_for(lambda: tcp_sockets(daemon.pid) <= 2, 20, "connections are closed")
+    assert daemon.memory("VmRSS") - before < 4 << 20
 
 
 # --- tokens ---

@@ -42,16 +42,7 @@ def ready_min(d):
 
 def settled(d):
     """Everything that runs belongs to a session or to the stock."""
-    last = [""]
-
-    def check():
-        last[0] = d.ownership(ready_min(d), READY_MOST, SHELLS)
-        return not last[0]
-
-    try:
-        survival.wait_for(check, "only owned sandboxes", 30, 0.2)
-    except AssertionError:
-        raise AssertionError(f"{last[0]}\n{d.log_tail()}") from None
+    d.wait_owned((ready_min(d), READY_MOST), SHELLS)
 
 
 # Each execution says once, in a file, that it ran: a second line would be a second run.

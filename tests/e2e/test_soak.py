@@ -50,7 +50,7 @@ class Measure:
 
 def rested(d):
     """Measures once the stock is full and what was deleted is gone."""
-    survival.wait_for(lambda: not d.ownership(READY, READY, SHELLS), d.ownership(READY, READY, SHELLS), 60, 0.1)
+    d.wait_owned((READY, READY), SHELLS)
     return Measure(d)
 
 

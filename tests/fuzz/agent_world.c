@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent_world.h"
 
+#include "base/fdio.h"
 #include "base/own.h"
 #include "sandbox/agent_frames.h"
 
@@ -9,11 +10,18 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+
+/* Here the real one is meant. */
+#undef syscall
+long syscall(long nr, ...);
+long agent_world_syscall(long nr, ...);
 
 int agent_world_kill(pid_t pid, int sig);
 pid_t agent_world_waitpid(pid_t pid, int *status, int options);
@@ -62,6 +70,33 @@ pid_t agent_world_waitpid(pid_t pid, int *status, int options)
 	return gone;
 }
 
+/* Every path the agent opens comes by here; a file outside ends the process before it is touched.
+ */
+long agent_world_syscall(long nr, ...)
+{
+	char self[64];
+	char path[AGENT_PATH_MAX];
+	long arg[4];
+	va_list ap;
+
+	va_start(ap, nr);
+	for (size_t i = 0; i < ARRAY_LEN(arg); i++)
+		arg[i] = va_arg(ap, long);
+	va_end(ap);
+	assert(nr == SYS_openat2);
+	long fd = syscall(nr, arg[0], arg[1], arg[2], arg[3]);
+
+	if (fd < 0)
+		return fd;
+	snprintf(self, sizeof(self), "/proc/self/fd/%ld", fd);
+	ssize_t n = readlink(self, path, sizeof(path));
+	size_t len = strlen(root);
+
+	assert(n >= (ssize_t)len && memcmp(path, root, len) == 0);
+	assert(n == (ssize_t)len || path[len] == '/');
+	return fd;
+}
+
 /* ---- the data root ---- */
 
 static void put_file(const char *name, size_t size)
@@ -102,7 +137,8 @@ static void open_root(void)
 	put_file("file", 3000);
 	if (mkdirat(current->agent.data_dfd, "dir", 0755) < 0 ||
 	    symlinkat("/etc", current->agent.data_dfd, "out") < 0 ||
-	    symlinkat("..", current->agent.data_dfd, "dir/up") < 0)
+	    symlinkat("..", current->agent.data_dfd, "up") < 0 ||
+	    symlinkat("..", current->agent.data_dfd, "dir/back") < 0)
 		abort();
 	put_file("dir/inner", 0);
 }
@@ -123,7 +159,7 @@ void agent_world_open(struct agent_world *w)
 {
 	struct agent *a = &w->agent;
 
-	*w = (struct agent_world){ .kernel_fd = -1 };
+	*w = (struct agent_world){ .kernel_fd = -1, .out_fds = { -1, -1 } };
 	current = w;
 	killed = 0;
 	*a = (struct agent){ .epoll_fd = -1,
@@ -151,6 +187,12 @@ void agent_world_attach(struct agent_world *w)
 
 	make_pair(&near, &w->kernel_fd);
 	kernel_attach(&w->agent, near);
+	/* INIT, as the kernel's driver takes it. */
+	char init[64];
+	size_t count = 2;
+	ssize_t n = fd_recv(w->kernel_fd, init, sizeof(init), w->out_fds, &count);
+
+	assert(n == KERNEL_HEADER_SIZE + 4 + 32 && count == 2);
 }
 
 void agent_world_feed(struct agent_world *w, int fd, const uint8_t *data, size_t size)
@@ -176,6 +218,16 @@ void agent_world_feed(struct agent_world *w, int fd, const uint8_t *data, size_t
 		if (n < 0 && (daemon ? w->agent.conn.fd : w->agent.kernel.sock) < 0)
 			return;
 	}
+}
+
+void agent_world_ready(struct agent_world *w)
+{
+	static const uint8_t ready[] = { 4, 0, 0, 0, KERNEL_READY, 42, 0, 0, 0 };
+	static const uint8_t done[5 + 2 + 4 * 4] = { 2 + 4 * 4, 0, 0, 0, KERNEL_DONE };
+
+	agent_world_feed(w, w->kernel_fd, ready, sizeof(ready));
+	agent_world_feed(w, w->kernel_fd, done, sizeof(done));
+	assert(w->agent.kernel.state == AGENT_KERNEL_IDLE && w->agent.kernel.pid == 42);
 }
 
 void agent_world_reap(struct agent_world *w)
@@ -210,6 +262,8 @@ static void check_reply(const struct agent_frame *f, struct str payload)
 		break;
 	case AGENT_EXEC_DONE:
 		assert(agent_frame_result(&r, &result));
+		assert(!current->out_max ||
+		       (result.out.len <= current->out_max && result.err.len <= current->out_max));
 		break;
 	case AGENT_FILE_INFO:
 		assert(agent_frame_file(&r, &file) && wire_ok(&r));
@@ -276,6 +330,8 @@ void agent_world_close(struct agent_world *w)
 	/* The daemon and the kernel go away. */
 	close_fd(&w->daemon_fd);
 	close_fd(&w->kernel_fd);
+	close_fd(&w->out_fds[0]);
+	close_fd(&w->out_fds[1]);
 	if (a->conn.fd >= 0)
 		conn_event(a, EPOLLIN | EPOLLHUP);
 	assert(a->conn.fd < 0 && a->file_count == 0 && list_empty(&a->files));

@@ -15,8 +15,13 @@ enum {
 	STATE_RUNNING = 2,
 	STATE_CANCELED = 4,
 	STATE_SMALL = 8,
-	STATE_DEADLINE = 16
+	STATE_DEADLINE = 16,
+	STATE_OVERDUE = 32,
+	STATE_OUTPUT = 64, /* the bytes go to stdout and stderr as well */
+	STATE_RERUN = 128,
 };
+
+#define OUTPUT_MAX 10
 
 static void start_execution(struct agent_world *w, bool small)
 {
@@ -29,8 +34,8 @@ static void start_execution(struct agent_world *w, bool small)
 	wire_put_u16(&b, 0);
 	wire_put_u64(&b, 77);
 	wire_put_u32(&b, 1000);
-	wire_put_u32(&b, 10);
-	wire_put_u32(&b, 10);
+	wire_put_u32(&b, OUTPUT_MAX);
+	wire_put_u32(&b, OUTPUT_MAX);
 	wire_put_u32(&b, small ? 16 : 1 << 20);
 	wire_put_blob(&b, STR("1"));
 	agent_world_feed(w, w->daemon_fd, (const uint8_t *)b.ptr, b.len);
@@ -39,21 +44,32 @@ static void start_execution(struct agent_world *w, bool small)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const uint8_t ready[] = { 4, 0, 0, 0, KERNEL_READY, 42, 0, 0, 0 };
 	struct agent_world w;
 
 	if (!size)
 		return 0;
 	agent_world_open(&w);
+	w.out_max = OUTPUT_MAX + 3;
 	agent_world_attach(&w);
 	if (data[0] & (STATE_READY | STATE_RUNNING))
-		agent_world_feed(&w, w.kernel_fd, ready, sizeof(ready));
+		agent_world_ready(&w);
 	if (data[0] & STATE_RUNNING)
 		start_execution(&w, data[0] & STATE_SMALL);
 	if (data[0] & STATE_CANCELED)
 		exec_cancel(&w.agent, 77);
+	for (int i = 0; i < 2 && data[0] & STATE_OUTPUT; i++)
+		if (write(w.out_fds[i], data, size < 4096 ? size : 4096) <= 0)
+			abort();
 	agent_world_feed(&w, w.kernel_fd, data + 1, size - 1);
+	/* What is not acknowledged is listed and sent again to whoever connects. */
+	if (data[0] & STATE_RERUN) {
+		start_execution(&w, false);
+		kernel_send_status(&w.agent);
+		exec_resend(&w.agent);
+	}
 	if (data[0] & STATE_DEADLINE)
+		kernel_deadline(&w.agent);
+	if (data[0] & STATE_OVERDUE)
 		kernel_deadline(&w.agent);
 	agent_world_reap(&w);
 	agent_world_close(&w);

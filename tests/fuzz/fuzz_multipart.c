@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 /*
- * Input: the Content-Type, a line feed, the body. The body is parsed twice, at once and in odd pieces
- * with a reluctant consumer; both must tell the same.
+ * Input: the Content-Type, a line feed, the body. The body is parsed twice, at once and in odd
+ * pieces with a reluctant consumer; both must tell the same.
  */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -93,7 +93,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	buf_init(&pieces.text, 8 * size + 4096);
 	parse(type, body, &whole);
 	parse(type, body, &pieces);
-	/* A consumer that was refused in the middle may have been given more or less before that. */
+	/* A consumer that was refused in the middle may have been given more or less before that.
+	 */
 	bool refused = whole.text.len && whole.text.ptr[whole.text.len - 1] == '\5';
 
 	if (!refused && !str_eq(buf_str(&whole.text), buf_str(&pieces.text)))

@@ -5,7 +5,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* Input: a raw request target. Whatever it is, segments stay inside their memory and matching is stable. */
+/* Input: a raw request target. Whatever it is, segments stay inside their memory and matching is
+ * stable. */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -66,7 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (router_split((struct str){ target.ptr, path_len }, mem, &path, &e) == 0)
 		check_match(r, &path, mem, size + 1);
-	if (mark && query_get((struct str){ mark + 1, size - path_len - 1 }, STR("identifier"), &value))
+	if (mark &&
+	    query_get((struct str){ mark + 1, size - path_len - 1 }, STR("identifier"), &value))
 		percent_decode(value, mem);
 	free(mem);
 	return 0;

@@ -72,6 +72,7 @@ static void put_result(uint8_t status, uint8_t kind, uint32_t displays, uint8_t 
 {
 	buf_clear(&frame);
 	wire_put_u8(&frame, status);
+	wire_put_u8(&frame, AGENT_KERNEL_IDLE);
 	wire_put_u64(&frame, 1234);
 	wire_put_u64(&frame, 5);
 	wire_put_u64(&frame, 6);
@@ -108,6 +109,7 @@ static void test_result(void **state)
 	put_result(AGENT_RESULT_ERROR, KERNEL_VALUE_STR, 2, KERNEL_VALUE_IMAGE);
 	assert_true(result(&res));
 	assert_int_equal(res.status, AGENT_RESULT_ERROR);
+	assert_true(res.kernel_idle);
 	assert_int_equal(res.duration_us, 1234);
 	assert_int_equal(res.stdout_dropped, 5);
 	assert_int_equal(res.stderr_dropped, 6);
@@ -139,6 +141,12 @@ static void test_result_limits(void **state)
 	put_result(AGENT_RESULT_NOT_RUN + 1, KERNEL_VALUE_NONE, 0, 0);
 	assert_false(result(&res));
 	put_result(255, KERNEL_VALUE_NONE, 0, 0);
+	assert_false(result(&res));
+	put_result(AGENT_RESULT_OK, KERNEL_VALUE_NONE, 0, 0);
+	frame.ptr[1] = AGENT_KERNEL_BUSY;
+	assert_true(result(&res));
+	assert_false(res.kernel_idle);
+	frame.ptr[1] = AGENT_KERNEL_BUSY + 1;
 	assert_false(result(&res));
 	put_result(AGENT_RESULT_OK, KERNEL_VALUE_IMAGE + 1, 0, 0);
 	assert_false(result(&res));

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/fdio.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "base/map.h"
 #include "base/own.h"
 #include "base/rand.h"
@@ -760,6 +761,54 @@ static void test_unix_connect(void **state)
 	assert_int_equal(e.code, ERR_INVALID);
 }
 
+/* ---- log ---- */
+
+static struct buf log_line(enum log_level level, const char *text)
+{
+	struct buf b;
+	int fds[2];
+	int kept = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 10);
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	dup2(fds[1], STDERR_FILENO);
+	log_msg(level, "%s", text);
+	dup2(kept, STDERR_FILENO);
+	close(kept);
+	close(fds[1]);
+	buf_init(&b, 10000);
+	buf_reserve(&b, 8000);
+	ssize_t n = read(fds[0], b.ptr, 8000);
+
+	b.len = n > 0 ? (size_t)n : 0;
+	b.ptr[b.len] = '\0';
+	close(fds[0]);
+	return b;
+}
+
+static void test_log(void **state)
+{
+	static char text[3000];
+
+	(void)state;
+	log_init("tester", LOG_INFO);
+	struct buf b = log_line(LOG_DEBUG, "hidden");
+
+	assert_int_equal(b.len, 0);
+	buf_done(&b);
+	/* Nothing a caller chose can begin a line or move a terminal. */
+	b = log_line(LOG_WARN, "a\nb\r\x1b[2J\x7f\t\xc3\xa9");
+	assert_non_null(strstr(b.ptr, "Z warn tester["));
+	assert_non_null(strstr(b.ptr, "]: a\\x0ab\\x0d\\x1b[2J\\x7f\\x09\xc3\xa9\n"));
+	assert_ptr_equal(strchr(b.ptr, '\n'), b.ptr + b.len - 1);
+	buf_done(&b);
+	/* The longest line there can be: every byte takes four. */
+	memset(text, '\n', sizeof(text) - 1);
+	b = log_line(LOG_ERROR, text);
+	assert_in_range(b.len, 1023 * 4, 4400);
+	assert_ptr_equal(strchr(b.ptr, '\n'), b.ptr + b.len - 1);
+	buf_done(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -773,7 +822,7 @@ int main(void)
 		cmocka_unit_test(test_wire_blobs),   cmocka_unit_test(test_base64),
 		cmocka_unit_test(test_hex_uuid),     cmocka_unit_test(test_clock),
 		cmocka_unit_test(test_fd_passing),   cmocka_unit_test(test_files),
-		cmocka_unit_test(test_unix_connect),
+		cmocka_unit_test(test_unix_connect), cmocka_unit_test(test_log),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

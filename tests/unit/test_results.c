@@ -126,7 +126,8 @@ static void check_ending(enum agent_exec_status status, const char *err, const c
 {
 	struct agent_result r = { .status = status,
 				  .err = str_from(err),
-				  .error_text = str_from(text) };
+				  .error_text = str_from(text),
+				  .kernel_idle = strcmp(text, "killed") != 0 };
 
 	x.output_max = 1000;
 	const struct execution_result *res = take(&r);
