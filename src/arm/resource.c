@@ -209,7 +209,8 @@ static int fix_location(const struct arm_binding *b, const json_t *old, json_t *
 	if (!given)
 		return err_set(e, ERR_LOCATION,
 			       "The location property is required for this definition.");
-	if (had && !location_eq(given, had))
+	if (had && !location_eq(given, had) &&
+	    !(location_eq(given, c->location_display) && location_eq(had, c->location)))
 		return err_set(e, ERR_LOCATION_CHANGE,
 			       "The resource exists already in location '%s'. A resource with the "
 			       "same name cannot be created in location '%.60s'.",

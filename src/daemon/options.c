@@ -119,6 +119,8 @@ static int file_line(void *arg, const char *section, const char *name, const cha
 	}
 	if (f->given[r - rows])
 		return 1;
+	if (r->kind != TEXT)
+		return set(f->o, r, value, f->e) == 0;
 	char *kept = strdup(value); /* lives as long as the process */
 
 	return kept && set(f->o, r, kept, f->e) == 0;

@@ -46,12 +46,22 @@ struct http_server {
 	struct loop_timer *timer;
 	int64_t timer_due_ms; /* 0: not armed */
 	struct list requests;
+	struct list peers;
+	struct loop_timer *peer_timer;
+	bool peer_timer_armed;
 	struct list run_node; /* in the list of servers to pump later in this turn */
 	bool in_run;
 	bool rerun; /* a connection was resumed inside the pump */
 	bool stopping;
 	unsigned char random[256];
 	size_t random_left;
+};
+
+/* An open connection, between requests too. */
+struct peer {
+	struct list node; /* in http_server.peers */
+	int fd;
+	struct http_request *rq; /* the one it is at; NULL: its request line is not in yet */
 };
 
 struct header_out {

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 /*
@@ -25,6 +26,8 @@
 /* Rounds of MHD in one pump before other watchers of the loop get their turn. */
 #define PUMP_ROUNDS  32
 #define ARENA_INLINE 768
+#define PEER_CHECK_MS  1000
+#define PEERS_AT_ONCE  256
 
 /* Servers to pump later in this turn. The queued jobs carry no pointer, so a server may go before
  * them. */
@@ -151,6 +154,101 @@ static void on_timer(void *arg)
 	pump(s);
 }
 
+/* ---- peers that have closed ---- */
+
+/*
+ * MHD 0.9.75 polls edge-triggered and takes a short read for "nothing more to read". Where the last
+ * bytes and the end of file came before that read, no further edge tells of the end, and a client
+ * that left in the middle of a request would keep its connection until the idle timeout. So a slow
+ * timer looks for ends of file nobody has read; shutdown() of the receiving side, which is shut down
+ * by then, changes nothing but makes another edge.
+ */
+
+/* A complete request is left alone: its client may have closed its half and wait for the answer,
+ * which MHD drops when it reads the end of file. A suspended connection is read when it is resumed.
+ */
+static bool peer_is_read(const struct peer *p)
+{
+	const struct http_request *rq = p->rq;
+
+	if (!rq)
+		return true;
+	return !rq->body_done && !rq->suspended && !rq->queued && (!rq->early || rq->early->done);
+}
+
+static void wake_closed(struct pollfd *fds, nfds_t count)
+{
+	if (poll(fds, count, 0) <= 0)
+		return;
+	for (nfds_t i = 0; i < count; i++)
+		if (fds[i].revents & POLLRDHUP)
+			shutdown(fds[i].fd, SHUT_RD);
+}
+
+static void on_peer_timer(void *arg)
+{
+	struct http_server *s = arg;
+	struct pollfd fds[PEERS_AT_ONCE];
+	nfds_t count = 0;
+
+	s->peer_timer_armed = !list_empty(&s->peers);
+	if (!s->peer_timer_armed)
+		return;
+	list_each(&s->peers, struct peer, node, p) {
+		if (!peer_is_read(p))
+			continue;
+		fds[count++] = (struct pollfd){ .fd = p->fd, .events = POLLRDHUP };
+		if (count == PEERS_AT_ONCE) {
+			wake_closed(fds, count);
+			count = 0;
+		}
+	}
+	wake_closed(fds, count);
+	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
+}
+
+/* MHD: a connection has come, or is about to be closed. */
+static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
+			  enum MHD_ConnectionNotificationCode what)
+{
+	struct http_server *s = cls;
+	struct peer *p = *context;
+
+	if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
+		*context = NULL;
+		if (p)
+			list_remove(&p->node);
+		free(p);
+		return;
+	}
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+	/* Without memory for it, it is a connection nobody looks after. */
+	p = info ? calloc(1, sizeof(*p)) : NULL;
+	if (!p)
+		return;
+	p->fd = info->connect_fd;
+	list_add_tail(&s->peers, &p->node);
+	*context = p;
+	if (s->peer_timer_armed)
+		return;
+	s->peer_timer_armed = true;
+	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
+}
+
+static void peer_set_request(struct MHD_Connection *conn, struct http_request *rq)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct peer *p = info ? info->socket_context : NULL;
+
+	if (p)
+		p->rq = rq;
+}
+
+/* ---- requests ---- */
+
 /* A fresh UUID without a system call and a printf for each. */
 static void request_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
 {
@@ -202,6 +300,7 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	buf_init(&rq->body, s->config.body_max);
 	request_make_id(s, rq->id);
 	list_add_tail(&s->requests, &rq->node);
+	peer_set_request(conn, rq);
 	return rq;
 }
 
@@ -239,6 +338,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **context,
 		return;
 	rq->ended = true;
 	list_remove(&rq->node);
+	peer_set_request(conn, NULL);
 	if (!rq->status && !rq->framed) {
 		/* Refused by MHD itself. */
 		const union MHD_ConnectionInfo *info =
@@ -324,7 +424,7 @@ static int start_mhd(struct http_server *s, struct err *e)
 		(unsigned int)s->config.connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		s->config.connection_memory, MHD_OPTION_CONNECTION_TIMEOUT,
 		s->config.idle_timeout_s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-		MHD_OPTION_URI_LOG_CALLBACK, on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape,
+		MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape,
 		NULL, MHD_OPTION_END);
 	if (!s->mhd)
 		return err_sys(e, "starting the HTTP server");
@@ -344,6 +444,7 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 	s->config = *config;
 	list_init(&s->requests);
 	list_init(&s->run_node);
+	list_init(&s->peers);
 	if (!s->config.connections_max)
 		s->config.connections_max = CONNECTIONS_DEFAULT;
 	if (!s->config.connection_memory)
@@ -360,8 +461,9 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 			MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
 
 		s->timer = loop_timer_new(on_timer, s);
+		s->peer_timer = loop_timer_new(on_peer_timer, s);
 		s->watch = info ? loop_watch_new(info->epoll_fd, on_watch, s) : NULL;
-		if (s->timer && s->watch) {
+		if (s->timer && s->peer_timer && s->watch) {
 			loop_watch_set(s->watch, LOOP_READ);
 			if (ret_port)
 				*ret_port = s->port;
@@ -388,6 +490,7 @@ void http_server_free(struct http_server *s)
 	list_remove(&s->run_node);
 	loop_watch_free(s->watch);
 	loop_timer_free(s->timer);
+	loop_timer_free(s->peer_timer);
 	/* MHD aborts the process if it is stopped with suspended connections. */
 	list_each(&s->requests, struct http_request, node, rq) {
 		if (rq->suspended)

@@ -369,6 +369,34 @@ static int add_words(scmp_filter_ctx ctx, uint32_t action, const char *const *wo
 	return 0;
 }
 
+/*
+ * SECURITY: every ioctl but TIOCSTI and TIOCLINUX, which push input into a terminal. The kernel
+ * looks at the low 32 bits of the request, a plain comparison here at all 64 (CVE-2019-10063), so
+ * everything is said with masks: a request is allowed if a bit that both have in common differs, or
+ * if the bits in which they differ from each other are neither one's. What no rule allows falls to
+ * the default action.
+ */
+static int allow_harmless_ioctls(scmp_filter_ctx ctx)
+{
+	const uint32_t differ = TIOCSTI ^ TIOCLINUX;
+	int rc = 0;
+
+	for (uint32_t bit = 1; bit; bit <<= 1)
+		if (!(differ & bit))
+			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+					       SCMP_A1(SCMP_CMP_MASKED_EQ, bit, ~TIOCSTI & bit));
+	/* All values of the differing bits, by counting through the subsets of their mask. */
+	uint32_t value = 0;
+
+	do {
+		if (value != (TIOCSTI & differ) && value != (TIOCLINUX & differ))
+			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+					       SCMP_A1(SCMP_CMP_MASKED_EQ, differ, value));
+		value = (value - differ) & differ;
+	} while (value);
+	return rc;
+}
+
 static int add_conditions(scmp_filter_ctx ctx, struct err *e)
 {
 	int rc = 0;
@@ -399,21 +427,7 @@ static int add_conditions(scmp_filter_ctx ctx, struct err *e)
 		rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
 				       SCMP_A0_32(SCMP_CMP_EQ, (uint32_t)family));
 	}
-	/* SECURITY: TIOCSTI and TIOCLINUX push input into a terminal; the kernel looks at 32 bits,
-	 * so do we (CVE-2019-10063). */
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-			       SCMP_A1_32(SCMP_CMP_EQ, TIOCSTI));
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-			       SCMP_A1_32(SCMP_CMP_EQ, TIOCLINUX));
-	/* All others; a rule may compare an argument once, so: below, above, and
-	 * the few between. */
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			       SCMP_A1_32(SCMP_CMP_LT, TIOCSTI));
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			       SCMP_A1_32(SCMP_CMP_GT, TIOCLINUX));
-	for (uint32_t request = TIOCSTI + 1; request < TIOCLINUX; request++)
-		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				       SCMP_A1_32(SCMP_CMP_EQ, request));
+	rc |= allow_harmless_ioctls(ctx);
 	/* Own limits only: another process of the same uid is the agent. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1,
 			       SCMP_A0_32(SCMP_CMP_EQ, 0));

@@ -110,7 +110,11 @@ class Client:
             token = self.token
         if token:
             sent["Authorization"] = f"Bearer {token}"
-        if body is not None and not isinstance(body, (bytes, str)) and not hasattr(body, "__next__"):
+        if (
+            body is not None
+            and not isinstance(body, (bytes, str))
+            and not hasattr(body, "__next__")
+        ):
             body = json.dumps(body)
             sent["Content-Type"] = "application/json"
         sent.update(headers or {})
@@ -232,6 +236,18 @@ class Session:
         """Asynchronous execution; its id."""
         return self.post(code, executionType="Asynchronous", **kw).ok(202).json["id"]
 
+    def background(self, code, **kw):
+        """A synchronous execution in a thread, which runs when this returns."""
+        execution_id = unique("background")
+        job = Background(self.post, code, headers={"operation-id": execution_id}, **kw)
+
+        def running():
+            reply = self.call("GET", f"executions/{execution_id}")
+            return reply.status == 200 and reply.json["status"] == "Running"
+
+        wait_for(running, 10, f"execution {execution_id} runs")
+        return job
+
     def execution(self, execution_id):
         return self.call("GET", f"executions/{execution_id}").ok().json
 
@@ -246,9 +262,7 @@ class Session:
         body, content_type = form(*parts)
         query = {} if path is None else {"path": path}
         where = "files" if version in NEW_VERSIONS else "files/upload"
-        return self.call(
-            "POST", where, body, version, {"Content-Type": content_type}, query, **kw
-        )
+        return self.call("POST", where, body, version, {"Content-Type": content_type}, query, **kw)
 
     def list(self, **query):
         return self.call("GET", "files", query=query).ok().json["value"]
@@ -353,7 +367,8 @@ class Daemon:
         command = [BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
         command += ["--state", self.state_dir, "--run-dir", self.run_dir, *self.options]
         # Under AddressSanitizer freed memory is kept for a while; little, so that bounds can be tested.
-        environment = {"ASAN_OPTIONS": "quarantine_size_mb=1:thread_local_quarantine_size_kb=64", **os.environ}
+        asan = "quarantine_size_mb=1:thread_local_quarantine_size_kb=64"
+        environment = {**os.environ, "ASAN_OPTIONS": f"{asan}:{os.environ.get('ASAN_OPTIONS', '')}"}
         with open(self.stderr_path, "ab") as stderr:
             self.process = subprocess.Popen(
                 list(map(str, command)),

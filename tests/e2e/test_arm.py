@@ -8,10 +8,33 @@ import urllib.parse
 
 import pytest
 
-from conftest import ARM_VERSION, GROUP_ID, NEW, ZERO, Pool, pool_body, sandbox_pids, unique, wait_for
+from conftest import (
+    ARM_VERSION,
+    GROUP_ID,
+    ZERO,
+    Daemon,
+    Pool,
+    pool_body,
+    sandbox_pids,
+    unique,
+    wait_for,
+)
 
-FLAT_VERSIONS = ["2023-08-01-preview", "2023-11-02-preview", "2024-02-02-preview", "2024-08-02-preview", "2024-10-02-preview"]  # fmt: skip
-NESTED_VERSIONS = ["2025-01-01", "2025-02-02-preview", "2025-07-01", "2025-10-02-preview", "2026-01-01", "2026-07-01"]
+FLAT_VERSIONS = [
+    "2023-08-01-preview",
+    "2023-11-02-preview",
+    "2024-02-02-preview",
+    "2024-08-02-preview",
+    "2024-10-02-preview",
+]
+NESTED_VERSIONS = [
+    "2025-01-01",
+    "2025-02-02-preview",
+    "2025-07-01",
+    "2025-10-02-preview",
+    "2026-01-01",
+    "2026-07-01",
+]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z")
 
 
@@ -84,13 +107,17 @@ def test_put_get_list_delete(new_pool, daemon):
 
 
 def test_the_endpoint_works_as_it_is_given(new_pool, daemon):
-    endpoint = new_pool.arm("PUT", pool_body(maximum=2)).ok().json["properties"]["poolManagementEndpoint"]
+    endpoint = (
+        new_pool.arm("PUT", pool_body(maximum=2)).ok().json["properties"]["poolManagementEndpoint"]
+    )
     path = urllib.parse.urlsplit(endpoint).path
     reply = new_pool.client.request("POST", f"{path}/executions?identifier=abcd", {"code": "6*7"})
     assert reply.ok().json["result"]["executionResult"] == 42
     # It names the server as the caller did.
     named = new_pool.arm("GET", headers={"Host": "pools.example:8900"}).ok().json
-    assert named["properties"]["poolManagementEndpoint"] == "http://pools.example:8900" + new_pool.path
+    assert (
+        named["properties"]["poolManagementEndpoint"] == "http://pools.example:8900" + new_pool.path
+    )
 
 
 def test_recorded_create_of_the_cli(new_pool):
@@ -103,7 +130,10 @@ def test_recorded_create_of_the_cli(new_pool):
             "poolManagementType": "Dynamic",
             "containerType": "PythonLTS",
             "scaleConfiguration": {"maxConcurrentSessions": 10, "readySessionInstances": 5},
-            "dynamicPoolConfiguration": {"executionType": "Timed", "cooldownPeriodInSeconds": "300"},
+            "dynamicPoolConfiguration": {
+                "executionType": "Timed",
+                "cooldownPeriodInSeconds": "300",
+            },
             "sessionNetworkConfiguration": {"status": "EgressDisabled"},
             "customContainerTemplate": None,
             "secrets": None,
@@ -111,7 +141,10 @@ def test_recorded_create_of_the_cli(new_pool):
         },
     }
     found = new_pool.arm("PUT", body, version="2024-10-02-preview").ok(200).json
-    assert found["properties"]["dynamicPoolConfiguration"] == {"executionType": "Timed", "cooldownPeriodInSeconds": 300}
+    assert found["properties"]["dynamicPoolConfiguration"] == {
+        "executionType": "Timed",
+        "cooldownPeriodInSeconds": 300,
+    }
     assert found["properties"]["provisioningState"] == "Succeeded"
 
 
@@ -123,9 +156,11 @@ def test_founding_documents_pool(new_pool):
             "poolManagementType": "Dynamic",
             "containerType": "PythonLTS",
             "scaleConfiguration": {"maxConcurrentSessions": 100},
-            "dynamicPoolConfiguration": {"lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 300}},
+            "dynamicPoolConfiguration": {
+                "lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 300}
+            },
         },
-    }  # fmt: skip
+    }
     found = new_pool.arm("PUT", body, version="2024-08-02-preview").ok().json
     assert found["properties"]["sessionNetworkConfiguration"]["status"] == "EgressDisabled"
 
@@ -134,14 +169,21 @@ def test_founding_documents_pool(new_pool):
 def test_life_cycle_in_both_forms(new_pool, version):
     nested = pool_body(maximum=3, cooldown=200)
     flat = copy.deepcopy(nested)
-    flat["properties"]["dynamicPoolConfiguration"] = {"executionType": "Timed", "cooldownPeriodInSeconds": 200}
+    flat["properties"]["dynamicPoolConfiguration"] = {
+        "executionType": "Timed",
+        "cooldownPeriodInSeconds": 200,
+    }
     for body in (nested, flat):
         new_pool.arm("PUT", body, version=version).ok()
-        shown = new_pool.arm("GET", version=version).ok().json["properties"]["dynamicPoolConfiguration"]
+        shown = (
+            new_pool.arm("GET", version=version).ok().json["properties"]["dynamicPoolConfiguration"]
+        )
         if version in FLAT_VERSIONS:
             assert shown == {"executionType": "Timed", "cooldownPeriodInSeconds": 200}
         else:
-            assert shown == {"lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 200}}
+            assert shown == {
+                "lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 200}
+            }
 
 
 def test_contradicting_life_cycles(new_pool):
@@ -157,17 +199,24 @@ def test_names_in_any_case(new_pool):
             "containertype": "pythonlts",
             "poolmanagementtype": "dynamic",
             "ScaleConfiguration": {"MAXCONCURRENTSESSIONS": "4"},
-            "dynamicPoolConfiguration": {"lifecycleConfiguration": {"lifecycleType": "timed", "coolDownPeriodInSeconds": 90}},
+            "dynamicPoolConfiguration": {
+                "lifecycleConfiguration": {"lifecycleType": "timed", "coolDownPeriodInSeconds": 90}
+            },
             "sessionNetworkConfiguration": {"Status": "egressdisabled"},
             "isMCPServerEnabled": False,
         },
-    }  # fmt: skip
+    }
     properties = new_pool.arm("PUT", body).ok().json["properties"]
     assert properties["containerType"] == "PythonLTS"
     assert properties["scaleConfiguration"]["maxConcurrentSessions"] == 4
-    assert properties["dynamicPoolConfiguration"]["lifecycleConfiguration"]["cooldownPeriodInSeconds"] == 90
+    assert (
+        properties["dynamicPoolConfiguration"]["lifecycleConfiguration"]["cooldownPeriodInSeconds"]
+        == 90
+    )
     assert properties["sessionNetworkConfiguration"]["status"] == "EgressDisabled"
-    upper = new_pool.arm_path.replace("sessionPools", "SESSIONPOOLS").replace("resourceGroups", "RESOURCEGROUPS")
+    upper = new_pool.arm_path.replace("sessionPools", "SESSIONPOOLS").replace(
+        "resourceGroups", "RESOURCEGROUPS"
+    )
     assert arm(new_pool.daemon, "GET", upper).ok().json["properties"] == properties
 
 
@@ -180,19 +229,37 @@ def test_names_in_any_case(new_pool):
         (change(f"{LIFE}.lifecycleType", "OnContainerExit"), "InvalidSessionPoolConfiguration"),
         (change(f"{LIFE}.lifecycleType", "Never"), None),
         (change(f"{LIFE}.maxAlivePeriodInSeconds", 400), "InvalidSessionPoolConfiguration"),
-        (change("properties.scaleConfiguration.maxConcurrentSessions", 0), "InvalidSessionPoolConfiguration"),
-        (change("properties.scaleConfiguration.maxConcurrentSessions", 10001), "InvalidSessionPoolConfiguration"),
+        (
+            change("properties.scaleConfiguration.maxConcurrentSessions", 0),
+            "InvalidSessionPoolConfiguration",
+        ),
+        (
+            change("properties.scaleConfiguration.maxConcurrentSessions", 10001),
+            "InvalidSessionPoolConfiguration",
+        ),
         (change("properties.scaleConfiguration.maxConcurrentSessions", "many"), None),
-        (change("properties.scaleConfiguration.readySessionInstances", 5), "SessionPoolInvalidReadySessionInstances"),
-        (change("properties.scaleConfiguration.readySessionInstances", -1), "SessionPoolInvalidReadySessionInstances"),
+        (
+            change("properties.scaleConfiguration.readySessionInstances", 5),
+            "SessionPoolInvalidReadySessionInstances",
+        ),
+        (
+            change("properties.scaleConfiguration.readySessionInstances", -1),
+            "SessionPoolInvalidReadySessionInstances",
+        ),
         (change("properties.containerType", "CobolLTS"), "InvalidSessionPoolConfiguration"),
         (change("properties.containerType", 5), None),
         (change("properties.containerType", "CustomContainer"), "SessionTypeNotSupportedInRegion"),
         (change("properties.containerType", "NodeLTS"), "SessionTypeNotSupportedInRegion"),
         (change("properties.poolManagementType", "System"), "SessionPoolInvalidPoolManagementType"),
         (change("properties.environmentId", "/subscriptions/x"), "InvalidSessionPoolConfiguration"),
-        (change("properties.customContainerTemplate", {"containers": []}), "InvalidSessionPoolConfiguration"),
-        (change("properties.sessionNetworkConfiguration.status", "EgressEnabled"), "InvalidSessionPoolConfiguration"),
+        (
+            change("properties.customContainerTemplate", {"containers": []}),
+            "InvalidSessionPoolConfiguration",
+        ),
+        (
+            change("properties.sessionNetworkConfiguration.status", "EgressEnabled"),
+            "InvalidSessionPoolConfiguration",
+        ),
         (change("properties.sessionNetworkConfiguration.status", "Open"), None),
         (change("properties.isolation", "microvm"), "InvalidSessionPoolConfiguration"),
         (change("properties.isolation", "strong"), "InvalidSessionPoolConfiguration"),
@@ -203,10 +270,27 @@ def test_names_in_any_case(new_pool):
         (change("properties.sessionLimits.pids", 7), "InvalidSessionPoolConfiguration"),
         (change("properties.sessionLimits.cpu", 0.01), "InvalidSessionPoolConfiguration"),
         (change("properties.sessionLimits.queueLength", 0), "InvalidSessionPoolConfiguration"),
-        (change("properties.sessionLimits.maxUploadSizeInBytes", 0), "InvalidSessionPoolConfiguration"),
-        (change("properties.sessionLimits.outputStreamsMaxLength", 0), "InvalidSessionPoolConfiguration"),
-        (change("properties.sessionLimits", {"defaultTimeoutInSeconds": 100, "maxTimeoutInSeconds": 50}), "InvalidSessionPoolConfiguration"),
-        (change("properties.managedIdentitySettings", [{"identity": "system", "lifecycle": "Main"}]), "SessionPoolManagedIdentityCreationError"),
+        (
+            change("properties.sessionLimits.maxUploadSizeInBytes", 0),
+            "InvalidSessionPoolConfiguration",
+        ),
+        (
+            change("properties.sessionLimits.outputStreamsMaxLength", 0),
+            "InvalidSessionPoolConfiguration",
+        ),
+        (
+            change(
+                "properties.sessionLimits",
+                {"defaultTimeoutInSeconds": 100, "maxTimeoutInSeconds": 50},
+            ),
+            "InvalidSessionPoolConfiguration",
+        ),
+        (
+            change(
+                "properties.managedIdentitySettings", [{"identity": "system", "lifecycle": "Main"}]
+            ),
+            "SessionPoolManagedIdentityCreationError",
+        ),
         (change("identity", {"type": "SystemAssigned"}), "SessionPoolManagedIdentityCreationError"),
         (change("properties.secrets", [{"name": "a"}]), "InvalidSessionPoolConfiguration"),
         (change("properties.secrets", "a"), None),
@@ -216,7 +300,7 @@ def test_names_in_any_case(new_pool):
         (change("tags", {"a": {"b": 1}}), None),
         (change("tags", {f"t{i}": "" for i in range(51)}), None),
     ],
-)  # fmt: skip
+)
 def test_validation(new_pool, body, code):
     new_pool.arm("PUT", body).error(400, code)
     new_pool.arm("GET").error(404)
@@ -228,7 +312,10 @@ def test_validation(new_pool, body, code):
         change(f"{LIFE}.cooldownPeriodInSeconds", 60),
         change(f"{LIFE}.cooldownPeriodInSeconds", 3600),
         change("properties.scaleConfiguration", {"maxConcurrentSessions": 1}),
-        change("properties.scaleConfiguration", {"maxConcurrentSessions": 10000, "readySessionInstances": 0}),
+        change(
+            "properties.scaleConfiguration",
+            {"maxConcurrentSessions": 10000, "readySessionInstances": 0},
+        ),
         change("properties.scaleConfiguration.readySessionInstances", 4),
         change("properties.sessionLimits.memory", "64Mi"),
         change("properties.isolation", "process"),
@@ -239,13 +326,29 @@ def test_at_the_limits(new_pool, body):
     new_pool.arm("PUT", body).ok()
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"location": "a", "location": "b"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"location": "a", "location": "b"}', b"\xff"]
+)
 def test_malformed_bodies(new_pool, body):
     new_pool.arm("PUT", body).error(400, "InvalidRequestContent")
     new_pool.arm("PATCH", body).error(400)
 
 
-@pytest.mark.parametrize("name", ["ab", "x" * 64, "Upper", "1first", "with_underscore", "-first", "last-", "with.dot", "%2e%2e", "with%20space"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ab",
+        "x" * 64,
+        "Upper",
+        "1first",
+        "with_underscore",
+        "-first",
+        "last-",
+        "with.dot",
+        "%2e%2e",
+        "with%20space",
+    ],
+)
 def test_bad_names(daemon, name):
     path = f"{GROUP_ID}/providers/Microsoft.App/sessionPools/{name}"
     arm(daemon, "PUT", path, pool_body()).error(400, "InvalidResourceName")
@@ -262,7 +365,9 @@ def test_api_versions(new_pool, daemon):
     daemon.arm.request("GET", new_pool.arm_path).error(400, "MissingApiVersionParameter")
     for version in ("2020-01-01", "latest", "", "2025-07-02"):
         reply = new_pool.arm("GET", version=version)
-        reply.error(400, "MissingApiVersionParameter" if not version else "InvalidApiVersionParameter")
+        reply.error(
+            400, "MissingApiVersionParameter" if not version else "InvalidApiVersionParameter"
+        )
     new_pool.arm("PUT", pool_body(maximum=1), version="2025-10-02-PREVIEW").ok()
 
 
@@ -295,11 +400,17 @@ def test_replace_and_location(new_pool):
 
 def test_etags(new_pool):
     tag = new_pool.arm("PUT", pool_body(maximum=3)).ok().headers["ETag"]
-    new_pool.arm("PUT", pool_body(maximum=4), headers={"If-None-Match": "*"}).error(412, "PreconditionFailed")
-    new_pool.arm("PUT", pool_body(maximum=4), headers={"If-Match": '"no"'}).error(412, "PreconditionFailed")
+    new_pool.arm("PUT", pool_body(maximum=4), headers={"If-None-Match": "*"}).error(
+        412, "PreconditionFailed"
+    )
+    new_pool.arm("PUT", pool_body(maximum=4), headers={"If-Match": '"no"'}).error(
+        412, "PreconditionFailed"
+    )
     reply = new_pool.arm("GET", headers={"If-None-Match": tag})
     assert (reply.status, reply.body) == (304, b"")
-    newer = new_pool.arm("PUT", pool_body(maximum=4), headers={"If-Match": tag}).ok().headers["ETag"]
+    newer = (
+        new_pool.arm("PUT", pool_body(maximum=4), headers={"If-Match": tag}).ok().headers["ETag"]
+    )
     assert newer != tag
     new_pool.arm("DELETE", headers={"If-Match": tag}).error(412, "PreconditionFailed")
     new_pool.arm("GET", headers={"If-None-Match": tag}).ok()
@@ -311,19 +422,34 @@ def test_etags(new_pool):
 def test_patch(new_pool):
     new_pool.arm("PATCH", {"tags": {}}).error(404)
     new_pool.arm("PUT", {**pool_body(maximum=5, ready=2), "tags": {"a": "1", "b": "2"}}).ok()
-    patch = {"tags": {"b": None, "c": "3"}, "properties": {"scaleConfiguration": {"maxConcurrentSessions": "9"}}}
+    patch = {
+        "tags": {"b": None, "c": "3"},
+        "properties": {"scaleConfiguration": {"maxConcurrentSessions": "9"}},
+    }
     found = new_pool.arm("PATCH", patch).ok().json
     assert found["tags"] == {"a": "1", "c": "3"}
     assert found["properties"]["scaleConfiguration"]["maxConcurrentSessions"] == 9
-    assert found["properties"]["dynamicPoolConfiguration"]["lifecycleConfiguration"]["cooldownPeriodInSeconds"] == 300
+    assert (
+        found["properties"]["dynamicPoolConfiguration"]["lifecycleConfiguration"][
+            "cooldownPeriodInSeconds"
+        ]
+        == 300
+    )
     assert new_pool.arm("GET").ok().json == found
 
 
 def test_patch_of_the_life_cycle_in_both_forms(new_pool):
     new_pool.arm("PUT", pool_body(maximum=5)).ok()
-    for configuration in ({"cooldownPeriodInSeconds": 400}, {"lifecycleConfiguration": {"cooldownPeriodInSeconds": 400}}):
+    for configuration in (
+        {"cooldownPeriodInSeconds": 400},
+        {"lifecycleConfiguration": {"cooldownPeriodInSeconds": 400}},
+    ):
         new_pool.arm("PUT", pool_body(maximum=5)).ok()
-        found = new_pool.arm("PATCH", {"properties": {"dynamicPoolConfiguration": configuration}}).ok().json
+        found = (
+            new_pool.arm("PATCH", {"properties": {"dynamicPoolConfiguration": configuration}})
+            .ok()
+            .json
+        )
         life = found["properties"]["dynamicPoolConfiguration"]["lifecycleConfiguration"]
         assert life == {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 400}
 
@@ -347,7 +473,9 @@ def test_resource_groups(daemon):
     arm(daemon, "GET", group).error(404, "ResourceGroupNotFound")
     path = f"{group}/providers/Microsoft.App/sessionPools/inside"
     arm(daemon, "PUT", path, pool_body(maximum=2, ready=1)).error(404, "ResourceGroupNotFound")
-    arm(daemon, "GET", f"{group}/providers/Microsoft.App/sessionPools").error(404, "ResourceGroupNotFound")
+    arm(daemon, "GET", f"{group}/providers/Microsoft.App/sessionPools").error(
+        404, "ResourceGroupNotFound"
+    )
     found = arm(daemon, "PUT", group, {"location": "local", "tags": {"a": "b"}}).ok(201).json
     assert found["id"] == group and found["properties"]["provisioningState"] == "Succeeded"
     arm(daemon, "PUT", group, {"location": "local"}).ok(200)
@@ -364,7 +492,9 @@ def test_resource_groups(daemon):
 
 @pytest.mark.parametrize("name", ["x" * 91, "ends.", "a$b", "%00"])
 def test_bad_group_names(daemon, name):
-    arm(daemon, "PUT", f"/subscriptions/{ZERO}/resourceGroups/{name}", {"location": "local"}).error(400)
+    arm(daemon, "PUT", f"/subscriptions/{ZERO}/resourceGroups/{name}", {"location": "local"}).error(
+        400
+    )
 
 
 def test_subscriptions_and_providers(daemon):
@@ -374,7 +504,9 @@ def test_subscriptions_and_providers(daemon):
     assert provider["registrationState"] == "Registered"
     (pools,) = [t for t in provider["resourceTypes"] if t["resourceType"] == "sessionPools"]
     assert ARM_VERSION in pools["apiVersions"] and pools["locations"]
-    arm(daemon, "GET", f"/subscriptions/{ZERO}/providers/Microsoft.Nothing").error(404, "InvalidResourceNamespace")
+    arm(daemon, "GET", f"/subscriptions/{ZERO}/providers/Microsoft.Nothing").error(
+        404, "InvalidResourceNamespace"
+    )
 
 
 def test_paging(daemon):
@@ -395,7 +527,13 @@ def test_paging(daemon):
             assert f"{url.scheme}://{url.netloc}" == daemon.base
             link = f"{url.path}?{url.query}"
     assert found == names and pages == 3
-    for query in ("$top=0", "$top=1001", "$top=x", "$skipToken=zz", "$skipToken=" + b"/subscriptions/x".hex()):
+    for query in (
+        "$top=0",
+        "$top=1001",
+        "$top=x",
+        "$skipToken=zz",
+        "$skipToken=" + b"/subscriptions/x".hex(),
+    ):
         arm(daemon, "GET", f"{base}?{query}").error(400)
     arm(daemon, "DELETE", group).ok()
 
@@ -418,7 +556,9 @@ def test_wrong_method(daemon, new_pool, method):
 
 
 def resize(pool, maximum):
-    return pool.arm("PATCH", {"properties": {"scaleConfiguration": {"maxConcurrentSessions": maximum}}})
+    return pool.arm(
+        "PATCH", {"properties": {"scaleConfiguration": {"maxConcurrentSessions": maximum}}}
+    )
 
 
 def test_more_and_fewer_sessions(make_pool):
@@ -477,18 +617,14 @@ def test_deleting_a_pool_answers_those_who_wait(daemon):
     pool = daemon.make_pool(maximum=3, ready=1)
     session = pool.session()
     session.run("1")
-    from conftest import Background
-
-    running = Background(session.post, "import time; time.sleep(60)")
+    running = session.background("import time; time.sleep(60)")
     waiting = session.start("1")
     wait_for(lambda: session.execution(waiting)["status"] == "NotStarted")
     pool.delete()
     assert running.result(20).status in (404, 409)
 
 
-def test_pools_survive_the_daemon(tmp_path):
-    from conftest import Daemon
-
+def test_pools_survive_the_daemon():
     d = Daemon()
     try:
         pool = d.make_pool(maximum=7)

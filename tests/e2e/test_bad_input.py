@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import GROUP_ID, NEW, OLD, Background, unique, wait_for
+from conftest import GROUP_ID, NEW, OLD, unique, wait_for
 
 CODE = {"codeInputType": "Inline", "executionType": "Synchronous", "code": "1 + 1"}
 
@@ -86,19 +86,30 @@ def test_malformed_json_makes_no_session(pool):
         ({"timeoutInSeconds": "ten"}, "SessionRequestValidationFailed"),
         ({"outputStreamsMaxLength": {}}, "SessionRequestValidationFailed"),
         ({"shellCommand": "ls"}, "SessionRequestNotSupported"),
-        ({"codeInputType": "InlineBase64", "code": "*not base64*"}, "SessionRequestValidationFailed"),
+        (
+            {"codeInputType": "InlineBase64", "code": "*not base64*"},
+            "SessionRequestValidationFailed",
+        ),
         ({"codeInputType": "InlineBase64", "code": "YQ="}, "SessionRequestValidationFailed"),
-        ({"codeInputType": "InlineBase64", "code": base64.b64encode(b"\xff").decode()}, "SessionRequestValidationFailed"),
-        ({"codeInputType": "InlineBase64", "code": base64.b64encode(b"a\0b").decode()}, "SessionRequestValidationFailed"),
+        (
+            {"codeInputType": "InlineBase64", "code": base64.b64encode(b"\xff").decode()},
+            "SessionRequestValidationFailed",
+        ),
+        (
+            {"codeInputType": "InlineBase64", "code": base64.b64encode(b"a\0b").decode()},
+            "SessionRequestValidationFailed",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_values(session, change, code):
     for body in ({**CODE, **change}, {"properties": {**CODE, **change}}):
         execute(session, body).error(400, code)
 
 
 def test_missing_code(session):
-    error = execute(session, {"executionType": "Synchronous"}).error(400, "SessionPropertiesMissing")
+    error = execute(session, {"executionType": "Synchronous"}).error(
+        400, "SessionPropertiesMissing"
+    )
     assert "code" in error["message"]
     execute(session, {}).error(400, "SessionPropertiesMissing")
     execute(session, {"properties": {}}).error(400, "SessionPropertiesMissing")
@@ -119,7 +130,9 @@ def test_lone_surrogates_in_code(session):
 def test_missing_identifier(pool, where):
     method = "POST" if where == "executions" else "GET"
     for query in ("", "identifier=", f"identifier&api-version={NEW}"):
-        reply = pool.client.request(method, f"{pool.path}/{where}?{query}", CODE if method == "POST" else None)
+        reply = pool.client.request(
+            method, f"{pool.path}/{where}?{query}", CODE if method == "POST" else None
+        )
         assert "identifier" in reply.error(400, "SessionRequestValidationFailed")["message"]
 
 
@@ -139,7 +152,9 @@ def test_identifier_at_the_limits(pool, length):
     session.delete().ok(204)
 
 
-@pytest.mark.parametrize("byte", ["%00", "%01", "%0a", "%20", "%60", "%7f", "%80", "%ff", "%c3%a9", "%e2%98%83"])
+@pytest.mark.parametrize(
+    "byte", ["%00", "%01", "%0a", "%20", "%60", "%7f", "%80", "%ff", "%c3%a9", "%e2%98%83"]
+)
 def test_forbidden_bytes_of_identifiers(pool, byte):
     path = f"{pool.path}/executions?api-version={NEW}&identifier=abcd{byte}"
     pool.client.request("POST", path, CODE).error(400, "SessionRequestValidationFailed")
@@ -174,12 +189,27 @@ def test_identifier_twice(pool):
     ],
 )
 def test_unknown_pool(pool, base):
-    for method, where, body in (("POST", "executions", CODE), ("GET", "files", None), ("GET", "listSessions", None)):
-        error = pool.client.request(method, f"{base}/{where}?identifier=abcd", body).error(404, "SessionPoolNotFound")
+    for method, where, body in (
+        ("POST", "executions", CODE),
+        ("GET", "files", None),
+        ("GET", "listSessions", None),
+    ):
+        error = pool.client.request(method, f"{base}/{where}?identifier=abcd", body).error(
+            404, "SessionPoolNotFound"
+        )
         assert "was not found" in error["message"] or len(base) > 3000
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/code/execute", "/subscriptions", GROUP_ID + "/sessionPools/default/nothing"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/nothing",
+        "/code/execute",
+        "/subscriptions",
+        GROUP_ID + "/sessionPools/default/nothing",
+    ],
+)
 def test_unknown_path(pool, path):
     reply = pool.client.request("GET", path)
     # A lost pool path is 401 with the real service; management paths want another audience.
@@ -189,7 +219,19 @@ def test_unknown_path(pool, path):
 
 
 @pytest.mark.parametrize(
-    "version", ["latest", "2024", "2024-10", "2024-1-1", "20241002", "2024-10-02-preview2", "2024-10-02preview", "-", "9" * 500, "2024-10-02-preview%00"]
+    "version",
+    [
+        "latest",
+        "2024",
+        "2024-10",
+        "2024-1-1",
+        "20241002",
+        "2024-10-02-preview2",
+        "2024-10-02preview",
+        "-",
+        "9" * 500,
+        "2024-10-02-preview%00",
+    ],
 )
 def test_bad_api_version(session, version):
     query = f"identifier={session.identifier}&api-version={version}"
@@ -273,7 +315,10 @@ def test_oversized_body_is_refused_before_it_is_sent(session, daemon):
 
 
 def test_oversized_headers(session, daemon):
-    for header in ("X-Big: " + "x" * 100000, "\r\n".join(f"X-{i}: {'y' * 50}" for i in range(2000))):
+    for header in (
+        "X-Big: " + "x" * 100000,
+        "\r\n".join(f"X-{i}: {'y' * 50}" for i in range(2000)),
+    ):
         with daemon.raw() as raw:
             try:
                 raw.send(f"GET {session.path('files')} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n")
@@ -331,8 +376,12 @@ def test_broken_http(daemon, head):
 
 def request_bytes(session, body, token=None, **headers):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"POST {session.path('executions')} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}",
-             f"Authorization: Bearer {token or session.pool.client.token}"]  # fmt: skip
+    lines = [
+        f"POST {session.path('executions')} HTTP/1.1",
+        "Host: x",
+        f"Content-Length: {len(body)}",
+        f"Authorization: Bearer {token or session.pool.client.token}",
+    ]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode(), body
 
@@ -358,7 +407,9 @@ def test_slow_clients_hold_up_nobody(session, daemon):
 
 
 def test_half_closed_client_gets_its_answer(session, daemon):
-    head, body = request_bytes(session, {**CODE, "code": "import time; time.sleep(0.5); 'answered'"})
+    head, body = request_bytes(
+        session, {**CODE, "code": "import time; time.sleep(0.5); 'answered'"}
+    )
     with daemon.raw() as raw:
         raw.send(head + body)
         raw.half_close()
@@ -399,8 +450,7 @@ def test_disconnect_in_mid_execution(new_session, daemon, how):
 
 def test_disconnect_while_waiting_in_the_queue(session, daemon):
     session.run("import time; ran = []")
-    running = Background(session.run, "time.sleep(0.5)")
-    wait_for(lambda: session.pool.client.request("GET", "/health").ok())
+    running = session.background("time.sleep(0.5)")
     gone = []
     for i in range(5):
         head, body = request_bytes(session, {**CODE, "code": f"ran.append({i})"})
@@ -408,8 +458,10 @@ def test_disconnect_while_waiting_in_the_queue(session, daemon):
         gone[-1].send(head + body)
     for raw in gone:
         raw.reset()
-    running.result()
-    session.value("len(ran)")
+    running.result().ok()
+    # Whether what waited is run or dropped, it comes before this.
+    before = session.value("len(ran)")
+    assert session.value("len(ran)") == before
     assert session.value("'usable'") == "usable"
 
 
@@ -434,15 +486,15 @@ def test_disconnects_leak_nothing(session, daemon):
             head, body = request_bytes(session, {**CODE, "code": "time.sleep(0.001)"})
             raw = daemon.raw()
             raw.send((head + body)[: [10, len(head) // 2, len(head), len(head) + 10, None][i % 5]])
-            raw.reset() if i % 2 else raw.socket.close()
+            raw.reset() if i % 4 == 3 else raw.socket.close()
         # Behind all that was queued.
         session.run("1")
 
     storm(200)
     before = daemon.memory("VmRSS")
-    storm(600)
-    # The listening one is left, and perhaps one of a test that runs beside this one.
-    wait_for(lambda: tcp_sockets(daemon.pid) <= 2, 20, "connections are closed")
+    storm(2000)
+    # The listening one is left.
+    wait_for(lambda: tcp_sockets(daemon.pid) <= 1, 20, "connections are closed")
     assert daemon.memory("VmRSS") - before < 4 << 20
 
 
@@ -533,7 +585,10 @@ def test_forged_by_the_book_is_accepted(session, forge):
     reply.ok()
 
 
-@pytest.mark.parametrize("audience", ["https://dynamicsessions.io", "https://acasessions.io", "https://dynamicsessions.io/"])
+@pytest.mark.parametrize(
+    "audience",
+    ["https://dynamicsessions.io", "https://acasessions.io", "https://dynamicsessions.io/"],
+)
 def test_audiences(session, forge, audience):
     token = forge(aud=audience)
     session.call("GET", "files", headers={"Authorization": "Bearer " + token}, token=None).ok()
@@ -569,15 +624,27 @@ def test_scheme_in_any_case(session, daemon):
 
 def test_expired_and_early_tokens(session, forge):
     now = int(time.time())
-    assert "expired" in refused(session, "Bearer " + forge(exp=now - 120)).headers["WWW-Authenticate"]
+    assert (
+        "expired" in refused(session, "Bearer " + forge(exp=now - 120)).headers["WWW-Authenticate"]
+    )
     refused(session, "Bearer " + forge(nbf=now + 3600))
     refused(session, "Bearer " + forge(drop=["exp"]))
     refused(session, "Bearer " + forge(exp="tomorrow"))
-    session.call("GET", "files", headers={"Authorization": "Bearer " + forge(exp=now + 30)}, token=None).ok()
+    session.call(
+        "GET", "files", headers={"Authorization": "Bearer " + forge(exp=now + 30)}, token=None
+    ).ok()
 
 
 def test_wrong_audience(session, forge, daemon):
-    for audience in ("https://example.com", "https://management.azure.com", "dynamicsessions.io", "", [], None, 5):
+    for audience in (
+        "https://example.com",
+        "https://management.azure.com",
+        "dynamicsessions.io",
+        "",
+        [],
+        None,
+        5,
+    ):
         refused(session, "Bearer " + forge(aud=audience))
     refused(session, f"Bearer {daemon.arm_token}")
     # And the other way round.
@@ -610,9 +677,13 @@ def test_401_before_anything_else(session, pool):
     # Neither the body nor the existence of a pool is looked at without a token.
     refused(session, None, "POST", "executions")
     refused(session, None, "POST", "files")
-    reply = pool.client.request("GET", f"{GROUP_ID}/sessionPools/no-such-pool/files?identifier=abcd", token=None)
+    reply = pool.client.request(
+        "GET", f"{GROUP_ID}/sessionPools/no-such-pool/files?identifier=abcd", token=None
+    )
     assert reply.status == 401
-    reply = pool.client.request("POST", f"{pool.path}/executions?identifier={unique()}", b" " * (1 << 20), token=None)
+    reply = pool.client.request(
+        "POST", f"{pool.path}/executions?identifier={unique()}", b" " * (1 << 20), token=None
+    )
     assert reply.status == 401
 
 
@@ -621,7 +692,9 @@ def test_401_keeps_the_connection_usable(session, daemon):
     connection.request("GET", session.path("files"))
     response = connection.getresponse()
     assert (response.status, response.read()) == (401, b"")
-    connection.request("GET", session.path("files"), headers={"Authorization": f"Bearer {daemon.token}"})
+    connection.request(
+        "GET", session.path("files"), headers={"Authorization": f"Bearer {daemon.token}"}
+    )
     assert connection.getresponse().status == 200
     connection.close()
 

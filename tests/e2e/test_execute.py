@@ -45,7 +45,14 @@ def flat(code, **more):
 
 
 def wrapped(code, **more):
-    return {"properties": {"codeInputType": "inline", "executionType": "synchronous", "code": code, **more}}
+    return {
+        "properties": {
+            "codeInputType": "inline",
+            "executionType": "synchronous",
+            "code": code,
+            **more,
+        }
+    }
 
 
 # --- shapes ---
@@ -119,9 +126,15 @@ def test_executions_is_new_shape_at_any_version(session, version):
 
 
 def test_python_execute_is_flat(session):
-    body = {"properties": {"identifier": session.identifier, "codeInputType": "inline",
-                           "executionType": "synchronous", "pythonCode": "print('hi'); 6*7",
-                           "timeoutInSeconds": 100}}  # fmt: skip
+    body = {
+        "properties": {
+            "identifier": session.identifier,
+            "codeInputType": "inline",
+            "executionType": "synchronous",
+            "pythonCode": "print('hi'); 6*7",
+            "timeoutInSeconds": 100,
+        }
+    }
     document = session.call("POST", "python/execute", body, OLD).ok().json
     for place in (document, document["properties"]):
         assert place["stdout"] == "hi\n"
@@ -138,8 +151,12 @@ def test_python_execute_never_has_null(session):
 
 def test_founding_form(pool):
     session = pool.session()
-    path = f"{pool.path}/identifier/{session.identifier}/code/execute?api-version=2024-02-02-preview"
-    reply = pool.client.request("POST", path, FOUNDING_BODY, {"Content-Type": "application/json"}).ok()
+    path = (
+        f"{pool.path}/identifier/{session.identifier}/code/execute?api-version=2024-02-02-preview"
+    )
+    reply = pool.client.request(
+        "POST", path, FOUNDING_BODY, {"Content-Type": "application/json"}
+    ).ok()
     document = reply.json
     assert document["status"] == "Success"
     result = document["result"]
@@ -200,12 +217,16 @@ def test_slashes(session, path):
 
 
 def test_keywords_of_the_path_in_any_case(session):
-    path = session.pool.path.replace("sessionPools", "SESSIONPOOLS").replace("resourceGroups", "resourcegroups")
+    path = session.pool.path.replace("sessionPools", "SESSIONPOOLS").replace(
+        "resourceGroups", "resourcegroups"
+    )
     path += f"/Code/Execute?identifier={session.identifier}"
     assert session.pool.client.request("POST", path, wrapped("1")).ok()
 
 
-@pytest.mark.parametrize("order", [("identifier", "api-version", "x"), ("x", "api-version", "identifier")])
+@pytest.mark.parametrize(
+    "order", [("identifier", "api-version", "x"), ("x", "api-version", "identifier")]
+)
 def test_any_query_order(session, order):
     values = {"identifier": session.identifier, "api-version": NEW, "x": "1"}
     query = "&".join(f"{key}={values[key]}" for key in order)
@@ -245,15 +266,27 @@ def test_plus_in_query_stays_plus(pool):
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/plain", "application/json; charset=utf-8", "text/plain;charset=UTF-8", "application/octet-stream", ""],
+    [
+        "text/plain",
+        "application/json; charset=utf-8",
+        "text/plain;charset=UTF-8",
+        "application/octet-stream",
+        "",
+    ],
 )
 def test_body_is_json_whatever_its_content_type(session, content_type):
-    reply = session.call("POST", "executions", json.dumps(flat("1")), headers={"Content-Type": content_type})
+    reply = session.call(
+        "POST", "executions", json.dumps(flat("1")), headers={"Content-Type": content_type}
+    )
     assert reply.ok().json["result"]["executionResult"] == 1
 
 
 def test_upgrade_to_h2c_is_ignored(session):
-    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAAB"}
+    headers = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAEAAEAAAAIAAAAB",
+    }
     assert session.post("1", headers=headers).ok().json["status"] == "Succeeded"
 
 
@@ -262,8 +295,13 @@ def test_chunked_request_and_keep_alive(session):
     headers = {"Authorization": f"Bearer {session.pool.client.token}"}
     body = json.dumps(flat("'chunked'")).encode()
     for _ in range(3):
-        connection.request("POST", session.path("executions"), iter([body[:10], body[10:]]),
-                           {**headers, "Transfer-Encoding": "chunked"}, encode_chunked=True)  # fmt: skip
+        connection.request(
+            "POST",
+            session.path("executions"),
+            iter([body[:10], body[10:]]),
+            {**headers, "Transfer-Encoding": "chunked"},
+            encode_chunked=True,
+        )
         local = connection.sock.getsockname()
         response = connection.getresponse()
         assert json.loads(response.read())["result"]["executionResult"] == "chunked"
@@ -333,7 +371,9 @@ def test_timing_headers(new_session):
         assert UUID.fullmatch(headers["mise-correlation-id"])
         assert NEW in headers["api-supported-versions"]
         assert headers["x-ms-allocation-retries"] == "0"
-        assert float(headers["x-ms-total-execution-service-time"]) >= float(headers["x-ms-overall-execution-time"])
+        assert float(headers["x-ms-total-execution-service-time"]) >= float(
+            headers["x-ms-overall-execution-time"]
+        )
     assert float(first["x-ms-container-execution-duration"]) >= 200
     assert first["x-ms-new-allocation"] == "true" and second["x-ms-new-allocation"] == "false"
     assert UUID.fullmatch(first["x-ms-session-guid"])
@@ -364,7 +404,7 @@ def test_execution_time_is_the_codes_time(session):
         ("True", True),
         ("1 > 2", False),
         ("'2024-01-01'", "2024-01-01"),
-        ("'quote\"s and \\\\ and \\n and \\x01 and ☃'", "quote\"s and \\ and \n and \x01 and ☃"),
+        ("'quote\"s and \\\\ and \\n and \\x01 and ☃'", 'quote"s and \\ and \n and \x01 and ☃'),
         ("'nul \\0 inside'", "nul \0 inside"),
         ("{'sin_pi': 1.2e-16, 'random_number': 9.6}", "{'sin_pi': 1.2e-16, 'random_number': 9.6}"),
         ("[1, 2, 3]", "[1, 2, 3]"),
@@ -458,7 +498,8 @@ def test_asynchronous_location_survives_strange_identifiers(new_session):
     location = urllib.parse.urlsplit(reply.headers["Operation-Location"])
     path = f"{location.path}?{location.query}"
     found = wait_for(
-        lambda: (d := session.pool.client.request("GET", path).ok().json)["status"] == "Succeeded" and d
+        lambda: (d := session.pool.client.request("GET", path).ok().json)["status"] == "Succeeded"
+        and d
     )
     assert found["identifier"] == session.identifier
 
@@ -630,7 +671,9 @@ def test_default_timeout_of_the_pool(make_pool):
 
 def cut_mark(text):
     """What is before the mark of a cut stream, and the mark."""
-    before, mark = re.fullmatch(r"(?s)(.*)\n(\[std(?:out|err) truncated: [^\]]*\])\n", text).groups()
+    before, mark = re.fullmatch(
+        r"(?s)(.*)\n(\[std(?:out|err) truncated: [^\]]*\])\n", text
+    ).groups()
     return before, mark
 
 
@@ -649,7 +692,9 @@ def test_output_one_past_the_default_limit(session, stream):
 
 
 def test_streams_are_cut_apart_from_each_other(session):
-    result = session.result("import sys; sys.stdout.write('o' * 5000); sys.stderr.write('e' * 4096);")
+    result = session.result(
+        "import sys; sys.stdout.write('o' * 5000); sys.stderr.write('e' * 4096);"
+    )
     assert cut_mark(result["stdout"])[0] == "o" * 4096
     assert result["stderr"] == "e" * 4096
 
@@ -665,7 +710,9 @@ def test_output_is_cut_between_characters(session):
 
 def test_output_limit_raised_by_the_caller(session):
     assert session.stdout("print('x' * 10000)", outputStreamsMaxLength=10001) == "x" * 10000 + "\n"
-    before, _ = cut_mark(session.result("print('x' * 10001)", outputStreamsMaxLength=10001)["stdout"])
+    before, _ = cut_mark(
+        session.result("print('x' * 10001)", outputStreamsMaxLength=10001)["stdout"]
+    )
     assert before == "x" * 10001
 
 
@@ -695,9 +742,7 @@ def test_output_limit_of_the_pool(make_pool):
 
 def test_endless_output_is_bounded(session, daemon):
     before = daemon.memory("VmRSS")
-    document = session.run(
-        "while True: print('x' * 1000)", status="Failed", timeoutInSeconds=1.5
-    )
+    document = session.run("while True: print('x' * 1000)", status="Failed", timeoutInSeconds=1.5)
     assert cut_mark(document["result"]["stdout"])[0].startswith("x" * 1000)
     assert TIMEOUT_TEXT in document["result"]["stderr"]
     assert daemon.memory("VmRSS") - before < 16 << 20
@@ -790,7 +835,11 @@ def test_sessions_run_at_the_same_time(new_session):
 def test_queue_limit(make_pool):
     session = make_pool(maximum=2, ready=1, limits={"queueLength": 3}).session()
     session.run("done = 0")
-    running = session.start("import time\nwhile not os.path.exists('go'): time.sleep(0.01)".replace("import time", "import os, time"))
+    running = session.start(
+        "import time\nwhile not os.path.exists('go'): time.sleep(0.01)".replace(
+            "import time", "import os, time"
+        )
+    )
     wait_for(lambda: session.execution(running)["status"] == "Running")
     waiting = [session.start("done += 1") for _ in range(3)]
     for kind in ("Synchronous", "Asynchronous"):

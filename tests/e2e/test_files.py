@@ -6,12 +6,11 @@ import http.client
 import json
 import os
 import re
-import threading
 import urllib.parse
 
 import pytest
 
-from conftest import NEW, NEW_VERSIONS, OLD, OLD_VERSIONS, Background, form, unique, wait_for
+from conftest import NEW, NEW_VERSIONS, OLD, OLD_VERSIONS, Background, form, wait_for
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,7})?Z")
 MIB = 1 << 20
@@ -33,7 +32,11 @@ def post(session, body, content_type, version=NEW, where="files", **query):
 
 
 def part(disposition, data, boundary="X", more=""):
-    return f"--{boundary}\r\n{disposition}\r\n{more}\r\n".encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    return (
+        f"--{boundary}\r\n{disposition}\r\n{more}\r\n".encode()
+        + data
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
 
 
 # --- both shapes ---
@@ -89,7 +92,9 @@ def test_oldest_form(session):
     listed = session.call("GET", "python/files", version=OLD_VERSIONS[0]).ok().json
     assert "a.txt" in json.dumps(listed)
     for name in ("a.txt", "/mnt/data/a.txt"):
-        reply = session.call("GET", "python/downloadFile", version=OLD_VERSIONS[0], query={"filename": name})
+        reply = session.call(
+            "GET", "python/downloadFile", version=OLD_VERSIONS[0], query={"filename": name}
+        )
         assert reply.ok().body == b"oldest"
     session.call("GET", "python/downloadFile", version=OLD_VERSIONS[0]).error(400)
 
@@ -125,7 +130,9 @@ def test_listing_has_exactly_the_uploaded_files(session):
 
 def test_files_and_code_see_each_other(session):
     session.upload(("in.bin", bytes(range(256)))).ok()
-    session.run("data = open('/mnt/data/in.bin', 'rb').read()\nopen('out.bin', 'wb').write(data[::-1]);")
+    session.run(
+        "data = open('/mnt/data/in.bin', 'rb').read()\nopen('out.bin', 'wb').write(data[::-1]);"
+    )
     assert session.download("out.bin").ok().body == bytes(range(256))[::-1]
     assert session.names() == ["in.bin", "out.bin"]
 
@@ -183,7 +190,9 @@ def test_path_of_the_root(session, path):
     session.call("DELETE", "files/f.txt", query=query).ok(204)
 
 
-@pytest.mark.parametrize("path", ["sub/dir", "/sub/dir", "sub/dir/", "/mnt/data/sub/dir", "sub//dir", "/data/sub/dir"])
+@pytest.mark.parametrize(
+    "path", ["sub/dir", "/sub/dir", "sub/dir/", "/mnt/data/sub/dir", "sub//dir", "/data/sub/dir"]
+)
 def test_path_of_a_sub_directory(session, path):
     entry = session.upload(("f.txt", b"deep"), path=path).ok().json
     assert entry["name"] == "f.txt"
@@ -301,7 +310,7 @@ def test_directories_as_files(session):
     session.call("GET", "files/d/content").error(404)
     session.call("DELETE", "files/d").error(409)
     session.upload(("d", b"x")).error(409)
-    session.upload(("g", b"x"), path="d/f").error(404)
+    session.upload(("g", b"x"), path="d/f").error(409)
     assert everything(session) == "['d', 'd/f']"
     session.call("DELETE", "files/f", query={"path": "d"}).ok(204)
     session.call("DELETE", "files/d").ok(204)
@@ -314,19 +323,31 @@ def test_directories_as_files(session):
     "boundary, disposition, more",
     [
         # .NET: quoted boundary, unquoted tokens, no type of the part
-        ('"X"', "Content-Disposition: form-data; name=file; filename=f.txt; filename*=utf-8''f.txt", ""),
+        (
+            '"X"',
+            "Content-Disposition: form-data; name=file; filename=f.txt; filename*=utf-8''f.txt",
+            "",
+        ),
         ("X", "content-disposition:form-data;name=file;filename=f.txt", ""),
         # autogen: type before disposition
-        ("X", 'Content-Type: application/octet-stream\r\nContent-Disposition: form-data; name="file"; filename="f.txt"', ""),
+        (
+            "X",
+            'Content-Type: application/octet-stream\r\nContent-Disposition: form-data; name="file"; filename="f.txt"',
+            "",
+        ),
         # az: no type
         ("X", 'Content-Disposition: form-data; name="file"; filename="f.txt"', ""),
         # langchain4j
-        ("X", 'Content-Disposition: form-data; name="file"; filename="f.txt"', "Content-Type: application/json\r\n"),
+        (
+            "X",
+            'Content-Disposition: form-data; name="file"; filename="f.txt"',
+            "Content-Type: application/json\r\n",
+        ),
         ("X; charset=utf-8", 'Content-Disposition: form-data; filename="f.txt"; name="other"', ""),
         ("X", 'CONTENT-DISPOSITION: FORM-DATA; NAME="file"; FILENAME="f.txt"', "X-Other: 1\r\n"),
         ("X", "Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''f%2Etxt", ""),
     ],
-)  # fmt: skip
+)
 def test_forms(session, boundary, disposition, more):
     body = part(disposition, b"form data", more=more)
     reply = post(session, body, f"multipart/form-data; boundary={boundary}").ok()
@@ -336,7 +357,10 @@ def test_forms(session, boundary, disposition, more):
 
 def test_filename_star_wins(session):
     disposition = "Content-Disposition: form-data; name=file; filename=plain.txt; filename*=utf-8''gr%C3%BC%C3%9Fe.txt"
-    assert post(session, part(disposition, b""), "multipart/form-data; boundary=X").ok().json["name"] == "grüße.txt"
+    assert (
+        post(session, part(disposition, b""), "multipart/form-data; boundary=X").ok().json["name"]
+        == "grüße.txt"
+    )
 
 
 def test_escaped_quotes_in_filename(session):
@@ -345,7 +369,9 @@ def test_escaped_quotes_in_filename(session):
     assert reply.json["name"] in ('a"b.txt', "a%22b.txt")
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data", "text/plain", ""])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "multipart/form-data", "text/plain", ""]
+)
 def test_wrong_content_type(session, content_type):
     # Semantic Kernel's client leaves application/json on its uploads: the boundary is in the body.
     body, _ = form(("f.txt", b"sniffed"))
@@ -358,10 +384,15 @@ def test_chunked_upload(session, chunk):
     data = os.urandom(3000 if chunk < 1000 else 300000)
     body, content_type = form(("f.bin", data))
     connection = http.client.HTTPConnection(*session.pool.client.address, timeout=60)
-    headers = {"Authorization": f"Bearer {session.pool.client.token}", "Content-Type": content_type,
-               "Transfer-Encoding": "chunked"}  # fmt: skip
+    headers = {
+        "Authorization": f"Bearer {session.pool.client.token}",
+        "Content-Type": content_type,
+        "Transfer-Encoding": "chunked",
+    }
     chunks = (body[i : i + chunk] for i in range(0, len(body), chunk))
-    connection.request("POST", session.path("files/upload", OLD), chunks, headers, encode_chunked=True)
+    connection.request(
+        "POST", session.path("files/upload", OLD), chunks, headers, encode_chunked=True
+    )
     response = connection.getresponse()
     assert response.status == 200, response.read()
     assert json.loads(response.read())["value"][0]["properties"]["size"] == len(data)
@@ -442,15 +473,27 @@ def test_two_files_in_one_form(session, version):
         (b"", "multipart/form-data; boundary=X"),
         (b"no form at all", "multipart/form-data; boundary=X"),
         (b"--X--\r\n", "multipart/form-data; boundary=X"),
-        (b'--X\r\nContent-Disposition: form-data; name="f"\r\n\r\nno file\r\n--X--\r\n', "multipart/form-data; boundary=X"),
-        (b'--X\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nnot closed', "multipart/form-data; boundary=X"),
-        (b'--X\r\nContent-Disposition: form-data; name="f"; filename="f"', "multipart/form-data; boundary=X"),
+        (
+            b'--X\r\nContent-Disposition: form-data; name="f"\r\n\r\nno file\r\n--X--\r\n',
+            "multipart/form-data; boundary=X",
+        ),
+        (
+            b'--X\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nnot closed',
+            "multipart/form-data; boundary=X",
+        ),
+        (
+            b'--X\r\nContent-Disposition: form-data; name="f"; filename="f"',
+            "multipart/form-data; boundary=X",
+        ),
         (b"--X\r\nNo-Disposition: 1\r\n\r\nx\r\n--X--\r\n", "multipart/form-data; boundary=X"),
-        (b"--X\r\n" + b"A: " + b"b" * 100000 + b"\r\n\r\nx\r\n--X--\r\n", "multipart/form-data; boundary=X"),
+        (
+            b"--X\r\n" + b"A: " + b"b" * 100000 + b"\r\n\r\nx\r\n--X--\r\n",
+            "multipart/form-data; boundary=X",
+        ),
         (b"x", "multipart/form-data; boundary=" + "b" * 5000),
         (b'{"a": 1}', "application/json"),
     ],
-)  # fmt: skip
+)
 def test_broken_forms(session, body, content_type):
     post(session, body, content_type).error(400)
     assert everything(session) == "[]"
@@ -470,9 +513,17 @@ def test_upload_limit(make_pool):
     session.upload(("huge", b"h" * (3 * MIB))).error(413)
     body, content_type = form(("chunked", b"h" * (3 * MIB)))
     headers = {"Content-Type": content_type, "Transfer-Encoding": "chunked"}
-    chunks = (b"%x\r\n%b\r\n" % (len(body[i : i + 65536]), body[i : i + 65536]) for i in range(0, len(body), 65536))
+    chunks = (
+        b"%x\r\n%b\r\n" % (len(body[i : i + 65536]), body[i : i + 65536])
+        for i in range(0, len(body), 65536)
+    )
     connection = http.client.HTTPConnection(*session.pool.client.address, timeout=30)
-    connection.request("POST", session.path("files"), None, {**headers, "Authorization": f"Bearer {session.pool.client.token}"})
+    connection.request(
+        "POST",
+        session.path("files"),
+        None,
+        {**headers, "Authorization": f"Bearer {session.pool.client.token}"},
+    )
     try:
         for chunk in chunks:
             connection.send(chunk)
@@ -571,13 +622,19 @@ def test_hostile_name_in_the_url(session, name):
     quoted = urllib.parse.quote(name, safe="")
     if not quoted or name in ("/", "/mnt/data", "/mnt/data/"):
         return  # other routes
-    for method, path in (("GET", f"files/{quoted}"), ("GET", f"files/{quoted}/content"),
-                         ("GET", f"files/content/{quoted}"), ("DELETE", f"files/{quoted}")):  # fmt: skip
+    for method, path in (
+        ("GET", f"files/{quoted}"),
+        ("GET", f"files/{quoted}/content"),
+        ("GET", f"files/content/{quoted}"),
+        ("DELETE", f"files/{quoted}"),
+    ):
         session.call(method, path).error(400)
     assert session.names() == ["f"]
 
 
-@pytest.mark.parametrize("path", ["..", "../..", "a/../..", "/mnt/data/../..", "x\x00", "a\\b", "\x01", "z" * 300])
+@pytest.mark.parametrize(
+    "path", ["..", "../..", "a/../..", "/mnt/data/../..", "x\x00", "a\\b", "\x01", "z" * 300]
+)
 def test_hostile_path(session, path):
     session.upload(("f", b"x"), path=path).error(400)
     session.call("GET", "files", query={"path": path}).error(400)
@@ -595,7 +652,18 @@ def test_links_out_of_the_data_directory(session):
     )
     assert session.names() == []
     assert session.names(recursive="true") == []
-    for name in ("passwd", "file", "magic", "fd", "loop", "dangling", "dir/in", "up/data/file", "root/etc/passwd", "proc/environ"):
+    for name in (
+        "passwd",
+        "file",
+        "magic",
+        "fd",
+        "loop",
+        "dangling",
+        "dir/in",
+        "up/data/file",
+        "root/etc/passwd",
+        "proc/environ",
+    ):
         session.call("GET", f"files/{name}/content").error(404)
         session.call("GET", f"files/{name}").error(404)
     for path in ("dir", "up", "root", "proc"):
@@ -605,13 +673,20 @@ def test_links_out_of_the_data_directory(session):
     # Deleting and writing act on the link, not on what it names.
     session.upload(("file", b"replaced")).ok()
     session.call("DELETE", "files/passwd").ok(204)
-    assert session.value("open('/tmp/target').read(), os.listdir('/tmp/dir'), os.path.exists('/etc/passwd')") == "('t', ['in'], True)"
+    assert (
+        session.value(
+            "open('/tmp/target').read(), os.listdir('/tmp/dir'), os.path.exists('/etc/passwd')"
+        )
+        == "('t', ['in'], True)"
+    )
     assert session.value("os.path.islink('file'), open('file').read()") == "(False, 'replaced')"
 
 
 def test_links_inside_the_data_directory(session):
     session.upload(("real.txt", b"inside"), path="d").ok()
-    session.run("import os; os.symlink('d/real.txt', 'link.txt'); os.symlink('d', 'linkdir'); os.symlink('..', 'd/cycle')")
+    session.run(
+        "import os; os.symlink('d/real.txt', 'link.txt'); os.symlink('d', 'linkdir'); os.symlink('..', 'd/cycle')"
+    )
     assert session.download("link.txt").ok().body == b"inside"
     assert session.call("GET", "files/linkdir/real.txt/content").ok().body == b"inside"
     assert len(session.names(recursive="true")) < 20
@@ -647,7 +722,11 @@ def test_unreadable_files(session):
 def test_file_that_changes_while_it_is_read(session):
     session.run("f = open('f', 'wb'); f.write(b'x' * (8 << 20)); f.flush()")
     connection = http.client.HTTPConnection(*session.pool.client.address, timeout=30)
-    connection.request("GET", session.path("files/f/content"), headers={"Authorization": f"Bearer {session.pool.client.token}"})
+    connection.request(
+        "GET",
+        session.path("files/f/content"),
+        headers={"Authorization": f"Bearer {session.pool.client.token}"},
+    )
     response = connection.getresponse()
     assert int(response.headers["Content-Length"]) == 8 << 20
     session.run("f.truncate(100)")
@@ -662,7 +741,11 @@ def test_sparse_file_larger_than_memory(session):
     session.run("f = open('sparse', 'wb'); f.truncate(1 << 40); f.close()")
     assert session.list()[0]["sizeInBytes"] == 1 << 40
     connection = http.client.HTTPConnection(*session.pool.client.address, timeout=30)
-    connection.request("GET", session.path("files/sparse/content"), headers={"Authorization": f"Bearer {session.pool.client.token}"})
+    connection.request(
+        "GET",
+        session.path("files/sparse/content"),
+        headers={"Authorization": f"Bearer {session.pool.client.token}"},
+    )
     response = connection.getresponse()
     assert response.read(1 << 20) == bytes(1 << 20)
     connection.close()
@@ -685,8 +768,11 @@ def test_large_transfers_in_constant_memory(session, daemon):
     daemon.reset_peak()
     before = daemon.memory("VmRSS")
     connection.putrequest("POST", session.path("files"))
-    for name, value in {**token, "Content-Type": f"multipart/form-data; boundary={boundary}",
-                        "Content-Length": str(len(head) + size + len(tail))}.items():  # fmt: skip
+    for name, value in {
+        **token,
+        "Content-Type": f"multipart/form-data; boundary={boundary}",
+        "Content-Length": str(len(head) + size + len(tail)),
+    }.items():
         connection.putheader(name, value)
     connection.endheaders()
     connection.send(head)
@@ -715,7 +801,9 @@ def test_slow_reader_is_held_back_in_constant_memory(session, daemon):
     daemon.reset_peak()
     before = daemon.memory("VmRSS")
     with daemon.raw() as raw:
-        raw.send(f"GET {session.path('files/big/content')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.token}\r\n\r\n")
+        raw.send(
+            f"GET {session.path('files/big/content')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.token}\r\n\r\n"
+        )
         assert raw.socket.recv(100).startswith(b"HTTP/1.1 200")
         # While it does not read, others do.
         assert session.value("1 + 1") == 2
@@ -737,7 +825,9 @@ def test_many_transfers_at_once(session):
 
 def test_files_while_code_runs(session):
     session.run("import os, time")
-    job = Background(session.run, "while not os.path.exists('go'): time.sleep(0.01)", timeoutInSeconds=20)
+    job = Background(
+        session.run, "while not os.path.exists('go'): time.sleep(0.01)", timeoutInSeconds=20
+    )
     session.upload(("data", b"while running")).ok()
     assert session.download("data").ok().body == b"while running"
     session.upload(("go", b"")).ok()

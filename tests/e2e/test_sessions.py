@@ -2,15 +2,13 @@
 """Sessions of a pool: looking at them, ending them, limits on their number, their expiry."""
 
 import calendar
-import json
 import re
 import threading
 import time
-import urllib.parse
 
 import pytest
 
-from conftest import NEW, NEW_VERSIONS, OLD, Background, unique, wait_for
+from conftest import NEW, NEW_VERSIONS, OLD, Background, wait_for
 
 TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,7})?Z")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -67,9 +65,8 @@ def test_delete_session(pool):
 def test_delete_ends_what_runs(pool):
     session = pool.session()
     session.run("1")
-    running = Background(session.post, "import time; time.sleep(60)")
+    running = session.background("import time; time.sleep(60)")
     queued = Background(session.post, "2")
-    wait_for(lambda: session.identifier in pool.identifiers())
     waiting = session.start("3")
     wait_for(lambda: session.execution(waiting)["status"] == "NotStarted")
     session.delete().ok(204)
@@ -139,14 +136,24 @@ def test_list_sessions(make_pool):
     for entry in found:
         assert set(entry) == {"identifier", "etag", "createdAt", "lastAccessedAt", "expireAt"}
     assert len({entry["etag"] for entry in found}) == 5
-    page = pool.client.request("GET", f"{pool.path}/listSessions?api-version={NEW}&skip=3").ok().json
+    page = (
+        pool.client.request("GET", f"{pool.path}/listSessions?api-version={NEW}&skip=3").ok().json
+    )
     assert [s["identifier"] for s in page["sessions"]] == [s.identifier for s in sessions[3:]]
     assert page["nextLink"] is None
-    page = pool.client.request("GET", f"{pool.path}/listSessions?api-version={NEW}&skip=5").ok().json
+    page = (
+        pool.client.request("GET", f"{pool.path}/listSessions?api-version={NEW}&skip=5").ok().json
+    )
     assert page["sessions"] == []
     page = pool.client.request("GET", f"{pool.path}/listSessions?skip=1000000").ok().json
     assert page["sessions"] == []
-    managed = pool.client.request("POST", f"{pool.path}/.management/listSessions?skip=1&api-version={NEW}").ok().json
+    managed = (
+        pool.client.request(
+            "POST", f"{pool.path}/.management/listSessions?skip=1&api-version={NEW}"
+        )
+        .ok()
+        .json
+    )
     assert [s["identifier"] for s in managed["value"]] == [s.identifier for s in sessions[1:]]
     assert managed["count"] == 4 and managed["nextLink"] is None
     assert {"expiresAt", "etag"} <= set(managed["value"][0])
@@ -163,9 +170,13 @@ def test_list_with_a_bad_skip(pool, skip):
 def test_list_does_not_keep_sessions_alive(session):
     session.run("1")
     before = session.call("GET", "session").ok().json
-    time_before = [s for s in session.pool.list_sessions() if s["identifier"] == session.identifier][0]
+    time_before = [
+        s for s in session.pool.list_sessions() if s["identifier"] == session.identifier
+    ][0]
     for _ in range(3):
-        after = [s for s in session.pool.list_sessions() if s["identifier"] == session.identifier][0]
+        after = [s for s in session.pool.list_sessions() if s["identifier"] == session.identifier][
+            0
+        ]
     assert after["lastAccessedAt"] == time_before["lastAccessedAt"] == before["lastAccessedAt"]
 
 
@@ -209,8 +220,12 @@ def test_maximum_of_sessions(make_pool):
     for s in sessions:
         s.run("1")
     one_more = pool.session()
-    for reply in (one_more.post("1"), one_more.call("GET", "files"), one_more.upload(("f", b"")),
-                  one_more.post("1", executionType="Asynchronous")):  # fmt: skip
+    for reply in (
+        one_more.post("1"),
+        one_more.call("GET", "files"),
+        one_more.upload(("f", b"")),
+        one_more.post("1", executionType="Asynchronous"),
+    ):
         reply.error(429, "SessionPoolCapacityReached")
         assert int(reply.headers["Retry-After"]) >= 1
     assert len(pool.list_sessions()) == 3
@@ -286,7 +301,9 @@ def test_expiry_is_cooldown_after_the_last_request(make_pool, cooldown):
     session = make_pool(maximum=2, ready=1, cooldown=cooldown).session()
     session.run("1")
     found = session.call("GET", "session").ok().json
-    assert seconds(found["expireAt"]) - seconds(found["lastAccessedAt"]) == pytest.approx(cooldown, abs=1e-3)
+    assert seconds(found["expireAt"]) - seconds(found["lastAccessedAt"]) == pytest.approx(
+        cooldown, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("request_kind", ["execute", "files", "upload", "get", "execution"])
@@ -319,7 +336,9 @@ def test_change_of_the_cooldown_reaches_living_sessions(make_pool):
     life = {"lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 900}}
     pool.arm("PATCH", {"properties": {"dynamicPoolConfiguration": life}}).ok()
     found = session.call("GET", "session").ok().json
-    assert seconds(found["expireAt"]) - seconds(found["lastAccessedAt"]) == pytest.approx(900, abs=1e-3)
+    assert seconds(found["expireAt"]) - seconds(found["lastAccessedAt"]) == pytest.approx(
+        900, abs=1e-3
+    )
 
 
 @pytest.mark.expiry

@@ -22,7 +22,7 @@ static void check_accepted(const struct jailer_request *rq)
 
 	assert(rq->version == JAILER_PROTO_VERSION);
 	if (rq->op == JAILER_CREATE || rq->op == JAILER_START_KERNEL || rq->op == JAILER_DESTROY ||
-	    rq->op == JAILER_STATS)
+	    rq->op == JAILER_STATS || (rq->op == JAILER_LIST && rq->sid[0]))
 		check_name(rq->sid, sizeof(rq->sid));
 	if (rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE)
 		check_name(rq->image, sizeof(rq->image));

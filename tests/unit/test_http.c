@@ -25,6 +25,8 @@
 
 static struct http_server *server;
 static uint16_t port;
+static struct http_server *patient; /* its idle timeout is longer than any test */
+static uint16_t patient_port;
 static int live; /* routed requests whose deferred function has not run */
 static int started;
 static int finished_count;
@@ -112,6 +114,24 @@ static void delayed_fire(void *arg)
 	echo(d->rq, NULL);
 }
 
+/* ?ms=…, or 20 */
+static int64_t delay_ms(struct http_request *rq)
+{
+	struct str ms;
+	uint64_t n = 20;
+
+	if (http_query(rq, "ms", &ms))
+		str_to_u64(ms, 60000, &n);
+	return (int64_t)n;
+}
+
+/* Keeps the whole loop waiting. */
+static void nap(struct http_request *rq, void *ctx)
+{
+	usleep((useconds_t)delay_ms(rq) * 1000);
+	hello(rq, ctx);
+}
+
 static void later(struct http_request *rq, void *ctx)
 {
 	struct delayed *d = http_alloc(rq, sizeof(*d));
@@ -120,7 +140,7 @@ static void later(struct http_request *rq, void *ctx)
 	d->rq = rq;
 	d->timer = loop_timer_new(delayed_fire, d);
 	http_defer(rq, delayed_gone, d);
-	loop_timer_start(d->timer, 20);
+	loop_timer_start(d->timer, delay_ms(rq));
 }
 
 /* Takes bites, with a pause after each: the client must be held back. */
@@ -233,7 +253,7 @@ static void upload_late(struct http_request *rq, void *ctx)
 	u->bite = 1000;
 	u->timer = loop_timer_new(late_sink, u);
 	http_defer(rq, upload_gone, u);
-	loop_timer_start(u->timer, 20);
+	loop_timer_start(u->timer, delay_ms(rq));
 }
 
 struct download {
@@ -334,6 +354,7 @@ static const struct http_route routes[] = {
 	{ "PUT", "/late", upload_late, HTTP_BODY_STREAM, NULL, "" },
 	{ "PUT", "/stop", stop_early, HTTP_BODY_STREAM, NULL, "" },
 	{ "GET", "/download/{size}/{how}", download, HTTP_BODY_NONE, NULL, "" },
+	{ "GET", "/nap", nap, HTTP_BODY_NONE, NULL, "" },
 	{ "GET", "/hang", hang, HTTP_BODY_NONE, NULL, "" },
 	{ "GET", "/release", release, HTTP_BODY_NONE, NULL, "" },
 	{ "GET", "/stats", stats, HTTP_BODY_NONE, NULL, "" },
@@ -585,6 +606,117 @@ static void client_disconnects(void)
 	expect_alone();
 }
 
+/* Connections of the server on that port that a process still holds (orphans have no inode). */
+static size_t held(uint16_t at)
+{
+	char line[300];
+	unsigned local;
+	unsigned state;
+	unsigned long inode;
+	size_t count = 0;
+	FILE *f = fopen("/proc/net/tcp", "re");
+
+	CHECK(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, " %*u: %*x:%x %*x:%*x %x %*x:%*x %*x:%*x %*x %*u %*u %lu", &local,
+			   &state, &inode) == 3)
+			count += local == at && state != 10 && inode;
+	fclose(f);
+	return count;
+}
+
+/* The server has taken all connections made before, and looks at none of them for a while. */
+static void begin_nap(void)
+{
+	conn.fd = 0;
+	dial(patient_port);
+	CHECK(ask("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n") == 200);
+	put("GET /nap?ms=300 HTTP/1.1\r\nHost: h\r\n\r\n");
+	usleep(50000);
+}
+
+/* Requests whose last bytes and end of file are there before the server looks. */
+static void client_ends_unseen(void)
+{
+	static const char *const requests[] = {
+		"",
+		"GET /hel",
+		"GET /hello HTTP/1.1\r\nHost: h\r\nX",
+		"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel",
+		"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+		"PUT /upload?bite=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\nhello",
+		"PUT /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\nhello",
+		"PUT /stop HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\nhello",
+		"POST /secret HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\nhello",
+	};
+	static int fds[50 * ARRAY_LEN(requests)];
+	size_t left = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		conn.fd = 0;
+		dial(patient_port);
+		fds[i] = conn.fd;
+	}
+	begin_nap();
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		const char *text = requests[i % ARRAY_LEN(requests)];
+
+		CHECK(send(fds[i], text, strlen(text), 0) == (ssize_t)strlen(text));
+		close(fds[i]);
+	}
+	CHECK(get_reply(true) == 200); /* of the nap */
+	/* The same by chance. */
+	for (size_t i = 0; i < 1000; i++) {
+		dial(patient_port);
+		put(requests[i % ARRAY_LEN(requests)]);
+	}
+	for (int i = 0; i < 1000; i++) {
+		dial(patient_port);
+		CHECK(ask("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n") == 200); /* all accepted */
+		left = held(patient_port);
+		if (left <= 2) /* this one, perhaps its predecessor */
+			return;
+		usleep(10000);
+	}
+	fprintf(stderr, "connections left over: %zu\n", left);
+	_exit(1);
+}
+
+/* Whoever has sent all of a request and closed that half gets the answer, and then the end. */
+static void client_half_close_waits(void)
+{
+	static const char *const requests[] = {
+		"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n",
+		"POST /later?ms=2500 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+		"POST /later?ms=2500 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"PUT /late?ms=2500 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+		"PUT /late?ms=2500 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+	};
+	static int fds[2 * ARRAY_LEN(requests)];
+
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		conn.fd = 0;
+		dial(patient_port);
+		fds[i] = conn.fd;
+	}
+	begin_nap();
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		if (i == ARRAY_LEN(requests))
+			CHECK(get_reply(true) == 200); /* of the nap: the others come awake */
+		const char *text = requests[i % ARRAY_LEN(requests)];
+
+		CHECK(send(fds[i], text, strlen(text), 0) == (ssize_t)strlen(text));
+		shutdown(fds[i], SHUT_WR);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+		close(conn.fd);
+		conn.fd = fds[i];
+		conn.len = 0;
+		CHECK(get_reply(true) == 200 && (said("hello") || said("5 99162322")));
+		CHECK(at_end());
+	}
+}
+
 static void client_upload(const char *framing, bool chunked, const char *query)
 {
 	static char piece[65536];
@@ -741,7 +873,10 @@ static int setup(void **state)
 		return -1;
 	watchdog = loop_timer_new(too_slow, NULL);
 	server = http_server_new(&config, &port, &e);
-	if (!server || http_server_routes(server, routes, ARRAY_LEN(routes), NULL, &e) < 0) {
+	config.idle_timeout_s = 300;
+	patient = server ? http_server_new(&config, &patient_port, &e) : NULL;
+	if (!patient || http_server_routes(server, routes, ARRAY_LEN(routes), NULL, &e) < 0 ||
+	    http_server_routes(patient, routes, ARRAY_LEN(routes), NULL, &e) < 0) {
 		fprintf(stderr, "%s\n", e.msg);
 		return -1;
 	}
@@ -753,6 +888,7 @@ static void test_server_free(void **state)
 	(void)state;
 	assert_int_equal(live, 3); /* left hanging */
 	http_server_free(server);
+	http_server_free(patient);
 	assert_int_equal(live, 0);
 	assert_true(finished_count >= started);
 	loop_timer_free(watchdog);
@@ -779,6 +915,7 @@ int main(void)
 		client(keepalive),	client(pipelining), client(bodies),
 		client(refusals),	client(framing),    client(targets),
 		client(head),		client(half_close), client(disconnects),
+		client(ends_unseen),	client(half_close_waits),
 		client(early),		client(uploads),    client(downloads),
 		client(idle),		client(leaves_hung),
 		cmocka_unit_test(test_bad_address),

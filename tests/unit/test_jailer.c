@@ -70,7 +70,7 @@ static const struct {
 	bool sid, image, limits; /* which fields it uses */
 } ops[] = {
 	{ JAILER_CREATE, true, true, true },    { JAILER_START_KERNEL, true, false, false },
-	{ JAILER_DESTROY, true, false, false }, { JAILER_LIST, false, false, false },
+	{ JAILER_DESTROY, true, false, false }, { JAILER_LIST, true, false, false },
 	{ JAILER_STATS, true, false, false },   { JAILER_IMAGE, false, true, false },
 	{ JAILER_PING, false, false, false },
 };
@@ -110,7 +110,10 @@ static void check_names(uint16_t op, char *name, struct jailer_request *rq, size
 			char kept = name[at];
 
 			name[at] = wrong[i];
-			if (ok(rq) == used)
+			/* LIST of an empty id: all of them. */
+			bool all = op == JAILER_LIST && at == 0 && !wrong[i];
+
+			if (ok(rq) == (used && !all))
 				fail_msg("op %u: byte %d at %zu", op, wrong[i], at);
 			name[at] = kept;
 		}
@@ -133,11 +136,18 @@ static void test_request_names(void **state)
 	}
 }
 
-/* One request to a jailer without sandboxes; its reply. */
-static struct jailer_reply dispatch(uint16_t op)
+static void make_jailer(struct jailer *j)
 {
-	static struct jailer j;
-	struct jailer_request rq = request(op);
+	memset(j, 0, sizeof(*j));
+	map_init(&j->sandboxes);
+	list_init(&j->zygotes);
+	list_init(&j->pending);
+	list_init(&j->busy);
+}
+
+/* The one reply to a request. */
+static struct jailer_reply dispatch_to(struct jailer *j, const struct jailer_request *rq)
+{
 	struct jailer_reply reply = { 0 };
 	int pair[2];
 	int kept = fcntl(JAILER_SOCK_FD, F_DUPFD_CLOEXEC, 10);
@@ -150,14 +160,9 @@ static struct jailer_reply dispatch(uint16_t op)
 	close(pair[1]);
 	assert_int_equal(dup2(near, JAILER_SOCK_FD), JAILER_SOCK_FD);
 	close(near);
-	memset(&j, 0, sizeof(j));
-	map_init(&j.sandboxes);
-	list_init(&j.zygotes);
-	list_init(&j.pending);
-	list_init(&j.busy);
-	opcode_dispatch(&j, &rq);
+	opcode_dispatch(j, rq);
 	if (recv(far, &reply, sizeof(reply), MSG_DONTWAIT) != sizeof(reply))
-		fail_msg("op %u: no reply", op);
+		fail_msg("op %u: no reply", rq->op);
 	/* One reply for one request. */
 	char more;
 
@@ -168,9 +173,51 @@ static struct jailer_reply dispatch(uint16_t op)
 		close(JAILER_SOCK_FD);
 	close_fd(&kept);
 	assert_int_equal(reply.version, JAILER_PROTO_VERSION);
-	assert_int_equal(reply.op, op);
+	assert_int_equal(reply.op, rq->op);
 	assert_int_equal(reply.tag, 7);
 	return reply;
+}
+
+/* To a jailer without sandboxes. */
+static struct jailer_reply dispatch(uint16_t op)
+{
+	static struct jailer j;
+	struct jailer_request rq = request(op);
+
+	make_jailer(&j);
+	return dispatch_to(&j, &rq);
+}
+
+/* Page after page, every sandbox comes once, in order; the dying do not. */
+static void test_list(void **state)
+{
+	enum { COUNT = 2 * JAILER_LIST_MAX + 2 };
+	static struct jailer j;
+	static struct sandbox boxes[COUNT];
+	static const int want[] = { JAILER_LIST_MAX, JAILER_LIST_MAX, 1 };
+	struct jailer_request rq = request(JAILER_LIST);
+	char last[JAILER_SID_SIZE] = "";
+
+	(void)state;
+	make_jailer(&j);
+	for (int i = 0; i < COUNT; i++) {
+		snprintf(boxes[i].rec.sid, JAILER_SID_SIZE, "%032x", (i * 37) % COUNT);
+		boxes[i].dying = (i * 37) % COUNT == 5;
+		map_put(&j.sandboxes, &boxes[i].node, str_from(boxes[i].rec.sid));
+	}
+	for (size_t page = 0; page < ARRAY_LEN(want); page++) {
+		memcpy(rq.sid, last, sizeof(last));
+		struct jailer_reply reply = dispatch_to(&j, &rq);
+
+		assert_int_equal(reply.list_count, want[page]);
+		assert_int_equal(reply.list_more != 0, page < 2);
+		for (uint32_t i = 0; i < reply.list_count; i++) {
+			assert_true(strcmp(reply.sids[i], last) > 0);
+			assert_int_not_equal(strtoul(reply.sids[i], NULL, 16), 5);
+			memcpy(last, reply.sids[i], sizeof(last));
+		}
+	}
+	map_done(&j.sandboxes);
 }
 
 static void test_dispatch(void **state)
@@ -849,6 +896,7 @@ int main(void)
 		cmocka_unit_test(test_request_shape),
 		cmocka_unit_test(test_request_names),
 		cmocka_unit_test(test_dispatch),
+		cmocka_unit_test(test_list),
 		cmocka_unit_test(test_request_limits),
 		cmocka_unit_test_setup_teardown(test_records, setup_dir, teardown_dir),
 		cmocka_unit_test_setup_teardown(test_records_corrupt, setup_dir, teardown_dir),
