@@ -145,6 +145,30 @@ static bool parse_done(struct str frame, struct done_frame *ret)
 	return wire_ok(&r) && ret->status <= KERNEL_INTERRUPTED && ret->kind <= KERNEL_VALUE_IMAGE;
 }
 
+static void put_result(struct agent *a, struct buf *b, enum agent_exec_status status,
+		       const struct done_frame *d, bool whole)
+{
+	struct agent_exec *x = &a->exec;
+	struct str out = whole ? buf_str(&a->out.kept) : STR("");
+	struct str err = whole ? buf_str(&a->err.kept) : STR("");
+
+	wire_put_u8(b, (uint8_t)status);
+	wire_put_u8(b, (uint8_t)a->kernel.state);
+	wire_put_u64(b, (uint64_t)((clock_mono_ns() - x->started_ns) / 1000));
+	wire_put_u64(b, a->out.total - out.len);
+	wire_put_u64(b, a->err.total - err.len);
+	wire_put_u8(b, d->kind);
+	wire_put_blob(b, d->value);
+	wire_put_blob(b, out);
+	wire_put_blob(b, err);
+	wire_put_blob(b, d->name);
+	wire_put_blob(b, d->text);
+	wire_put_blob(b, d->traceback);
+	wire_put_u32(b, whole ? x->display_count : 0);
+	if (whole)
+		buf_add_str(b, buf_str(&x->displays));
+}
+
 void exec_finish(struct agent *a, enum agent_exec_status status, struct str frame,
 		 const char *error_text)
 {
@@ -176,20 +200,14 @@ void exec_finish(struct agent *a, enum agent_exec_status status, struct str fram
 	struct buf *b = &done->payload;
 
 	buf_init(b, AGENT_FRAME_MAX);
-	wire_put_u8(b, (uint8_t)status);
-	wire_put_u8(b, (uint8_t)a->kernel.state);
-	wire_put_u64(b, (uint64_t)((clock_mono_ns() - x->started_ns) / 1000));
-	wire_put_u64(b, a->out.total - a->out.kept.len);
-	wire_put_u64(b, a->err.total - a->err.kept.len);
-	wire_put_u8(b, d.kind);
-	wire_put_blob(b, d.value);
-	wire_put_blob(b, buf_str(&a->out.kept));
-	wire_put_blob(b, buf_str(&a->err.kept));
-	wire_put_blob(b, d.name);
-	wire_put_blob(b, d.text);
-	wire_put_blob(b, d.traceback);
-	wire_put_u32(b, x->display_count);
-	buf_add_str(b, buf_str(&x->displays));
+	put_result(a, b, status, &d, true);
+	if (!buf_ok(b)) {
+		/* Does not fit, or no memory for it: what is said in few words is. */
+		buf_clear(b);
+		d.kind = KERNEL_VALUE_TEXT;
+		d.value = STR(too_large);
+		put_result(a, b, status, &d, false);
+	}
 	list_add_tail(&a->done, &done->node);
 	a->done_count++;
 	x->running = false;

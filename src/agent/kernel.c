@@ -71,14 +71,20 @@ void kernel_attach(struct agent *a, int sock)
 	int out[2];
 	int err[2];
 
-	if (k->state != AGENT_KERNEL_NONE || pipe2(out, O_CLOEXEC) < 0) {
+	if (k->state != AGENT_KERNEL_NONE) {
 		close(sock);
+		return;
+	}
+	if (pipe2(out, O_CLOEXEC) < 0) {
+		close(sock);
+		send_state(a, AGENT_DEATH_KILLED, 0); /* so that it is tried again */
 		return;
 	}
 	if (pipe2(err, O_CLOEXEC) < 0) {
 		close(sock);
 		close(out[0]);
 		close(out[1]);
+		send_state(a, AGENT_DEATH_KILLED, 0);
 		return;
 	}
 	/* Only our ends: the kernel's writes must block, as programs expect of a pipe. */
@@ -218,7 +224,10 @@ static void kernel_frame(struct agent *a, uint8_t type, struct str payload)
 		agent_arm(a, DEADLINE_NONE, 0);
 		send_state(a, AGENT_DEATH_NONE, 0);
 	} else if (type == KERNEL_DISPLAY && a->exec.running) {
-		drain_output(a);
+		/* SECURITY: past the limit a display costs us nothing; we are outside the CPU
+		 * quota. */
+		if (a->exec.display_count < AGENT_DISPLAYS_MAX)
+			drain_output(a);
 		exec_display(a, payload);
 	} else if (type == KERNEL_DONE && a->exec.running && k->state == AGENT_KERNEL_BUSY) {
 		drain_output(a);

@@ -225,6 +225,8 @@ static int fix_location(const struct arm_binding *b, const json_t *old, json_t *
 			"The provided location '%.60s' is not available for resource type '%s': use '%s' "
 			"or the name of a region.",
 			given, b->type->name, c->location);
+	if (location_eq(given, c->location_display))
+		given = c->location;
 	return json_object_set_new(wanted, "location", json_string(had ? had : given));
 }
 

@@ -77,6 +77,11 @@ static const struct cli_flag flags_content[] = {
 	{ .name = NULL },
 };
 
+static const struct cli_flag flags_delete[] = {
+	{ .name = "yes", .letter = 'y', .kind = FLAG_BOOL, .help = "Do not ask." },
+	{ .name = NULL },
+};
+
 /** readable: a local file that is not there is the same to a script as one that is not in the
  * session. */
 static int readable(const char *file, struct err *e)
@@ -290,6 +295,8 @@ static int run_metadata(struct cli *cli, struct err *e)
 
 static int run_delete(struct cli *cli, struct err *e)
 {
+	if (!args_given(&cli->args, "yes") && cli_confirm("Delete this file of the session?", e))
+		return -1;
 	return run_files(cli, "DELETE", args_text(&cli->args, "filename"), false, e);
 }
 
@@ -403,7 +410,7 @@ static const struct cli_verb verbs[] = {
 	  .run = run_metadata },
 	{ .name = "delete-file",
 	  .summary = "Delete a file of a session.",
-	  .flags = { FILE_FLAGS, flags_filename },
+	  .flags = { FILE_FLAGS, flags_filename, flags_delete },
 	  .run = run_delete },
 	{ .name = NULL },
 };

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define COLOUR_KEY    "\033[94m"
 #define COLOUR_STRING "\033[32m"
@@ -195,6 +196,46 @@ json_t *output_load(struct str json, struct err *e)
 		err_set(e, ERR_PROTOCOL, "the server's answer is not valid JSON: %s (byte %d)",
 			why.text, why.position);
 	return v;
+}
+
+/** group_of: the GROUP of /subscriptions/S/resourceGroups/GROUP/providers/NS/TYPE/NAME…; empty if
+ * the id is none of these, like the id of a group. */
+static struct str group_of(struct str id)
+{
+	struct str parts[9];
+	size_t count = 0;
+
+	for (size_t from = 0, to = 0; to <= id.len && count < ARRAY_LEN(parts); to++)
+		if (to == id.len || id.ptr[to] == '/') {
+			parts[count++] = (struct str){ id.ptr + from, to - from };
+			from = to + 1;
+		}
+	if (count < ARRAY_LEN(parts) || !str_eq_nocase(parts[3], STR("resourceGroups")))
+		return STR("");
+	return parts[4];
+}
+
+/* Recursion is as deep as the parser allowed (JSON_PARSER_MAX_DEPTH). */
+void output_add_groups(json_t *value)
+{
+	const json_t *id = json_object_get(value, "id");
+	bool has_group = false;
+	const char *key;
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(value, i, item)
+		output_add_groups(item);
+	json_object_foreach(value, key, item) {
+		has_group = has_group || !strcasecmp(key, "resourceGroup");
+		output_add_groups(item);
+	}
+	if (has_group || !json_is_string(id))
+		return;
+	struct str group = group_of((struct str){ json_string_value(id), json_string_length(id) });
+
+	if (group.len)
+		json_object_set_new(value, "resourceGroup", json_stringn(group.ptr, group.len));
 }
 
 static bool tsv_add(struct buf *out, const json_t *v, bool in_row)

@@ -35,6 +35,12 @@ int output_text(const struct output *o, struct str json, struct err *e);
  * malformed. */
 json_t *output_load(struct str json, struct err *e);
 
+/**
+ * output_add_groups: what az does to every object: one whose id names a resource in a group gets
+ * that group as "resourceGroup", unless it has such a member (in any case). Objects inside it too.
+ */
+void output_add_groups(json_t *value);
+
 /** json_compact: JSON text of a value, reals in their shortest form that reads back the same. */
 bool json_compact(struct buf *out, const json_t *value);
 /** json_reformat: valid JSON text with two-space indentation; scalars untouched; colours for

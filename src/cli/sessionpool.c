@@ -49,8 +49,15 @@ static char *pool_url(struct cli *cli, struct err *e)
 
 static int print_done(struct cli *cli, struct client_response *response, struct err *e)
 {
-	int rc = response->body.len ? output_text(&cli->output, buf_str(&response->body), e) : 0;
+	int rc = 0;
 
+	if (response->body.len) {
+		json_t *pool = output_load(buf_str(&response->body), e);
+
+		output_add_groups(pool);
+		rc = pool ? output_json(&cli->output, pool, e) : -1;
+		json_decref(pool);
+	}
 	client_response_done(response);
 	return rc;
 }
@@ -139,6 +146,8 @@ static int run_list(struct cli *cli, struct err *e)
 				       "?api-version=" CLIENT_ARM_VERSION,
 				       client_subscription(cli));
 	json_t *pools = url ? client_get_all(cli, CLIENT_ARM, url, "value", e) : NULL;
+
+	output_add_groups(pools);
 	int rc = pools ? output_json(&cli->output, pools, e) : -1;
 
 	json_decref(pools);

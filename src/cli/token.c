@@ -5,6 +5,7 @@
 #include "base/own.h"
 #include "identity/identity.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -72,7 +73,9 @@ static int run_token(struct cli *cli, struct err *e)
 		return err_set(e, ERR_INVALID, "--lifetime: between 60 seconds and 365 days");
 	/* identity_open makes a key where there is none: a mistyped directory must not get one. */
 	if (access(state, R_OK | X_OK))
-		return err_sys(e, "state directory %s", state);
+		return errno == ENOENT
+			       ? err_set(e, ERR_NOT_FOUND, "there is no state directory %s", state)
+			       : err_sys(e, "state directory %s", state);
 	if (!strcmp(audience, "data"))
 		audience = IDENTITY_AUDIENCE_DATA;
 	else if (!strcmp(audience, "arm"))

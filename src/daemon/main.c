@@ -34,6 +34,8 @@
 #define SUBSCRIPTION         "00000000-0000-0000-0000-000000000000"
 #define DEV_OID              "00000000-0000-0000-0000-0000000000d0"
 #define DEV_TOKEN_LIFETIME_S (30 * 86400)
+#define LOCK_TRIES           250
+#define LOCK_PAUSE_US        20000
 #define ARM_VERSION          "2025-07-01"
 
 static struct daemon {
@@ -89,15 +91,24 @@ static int find_binary_dir(struct err *e)
 	return 0;
 }
 
-/* One daemon per run directory; the lock lasts as long as the process. */
-static int lock_run_dir(const char *run_dir, struct err *e)
+/*
+ * One daemon per run directory. The jailer shares the lock, so a daemon that starts right after
+ * another was killed waits here until the other's jailer has noticed.
+ */
+static int lock_run_dir(const char *run_dir, int *ret_fd, struct err *e)
 {
 	int fd = open(run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
 		return err_sys(e, "open %s", run_dir);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(e, ERR_CONFLICT, "another bivouacd runs on %s", run_dir);
+	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (i == LOCK_TRIES) {
+			close(fd);
+			return err_set(e, ERR_CONFLICT, "another bivouacd runs on %s", run_dir);
+		}
+		usleep(LOCK_PAUSE_US);
+	}
+	*ret_fd = fd;
 	return 0;
 }
 
@@ -122,7 +133,9 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 		return -1;
 	if (!realpath(o->state_dir, state_dir) || !realpath(o->run_dir, run_dir))
 		return err_sys(e, "state or run directory");
-	if (lock_run_dir(run_dir, e) < 0)
+	int lock_fd = -1;
+
+	if (lock_run_dir(run_dir, &lock_fd, e) < 0)
 		return -1;
 	if (!realpath(o->images_dir, images_dir))
 		return err_set(
@@ -135,7 +148,8 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 	const char *argv[] = { "bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
 			       "--owner",        owner,       "--uid-dir", o->uid_dir, NULL };
 
-	if (privileges_start_jailer(d.binary_dir, argv, ret_jailer_fd, &d.jailer_pid, e) < 0)
+	if (privileges_start_jailer(d.binary_dir, argv, lock_fd, ret_jailer_fd, &d.jailer_pid, e) <
+	    0)
 		return -1;
 	d.places = (struct places){ state_dir, run_dir };
 	return privileges_drop(&user, &d.places, e);

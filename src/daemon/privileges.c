@@ -120,8 +120,8 @@ int privileges_drop(const struct privileges *p, struct places *io_places, struct
 	return 0;
 }
 
-int privileges_start_jailer(const char *binary_dir, const char *const *argv, int *ret_fd,
-			    pid_t *ret_pid, struct err *e)
+int privileges_start_jailer(const char *binary_dir, const char *const *argv, int lock_fd,
+			    int *ret_fd, pid_t *ret_pid, struct err *e)
 {
 	char path[512];
 	int pair[2];
@@ -137,9 +137,11 @@ int privileges_start_jailer(const char *binary_dir, const char *const *argv, int
 		return err_sys(e, "fork");
 	if (pid == 0) {
 		int high = fcntl(pair[1], F_DUPFD_CLOEXEC, 64);
+		int lock = fcntl(lock_fd, F_DUPFD_CLOEXEC, 64);
 
-		/* The jailer gets its socket and our stderr, nothing else. */
-		if (high < 0 || dup3(high, 3, 0) < 0 || syscall(SYS_close_range, 4, ~0U, 0) < 0)
+		/* The jailer gets its socket, the lock and our stderr, nothing else. */
+		if (high < 0 || lock < 0 || dup3(high, 3, 0) < 0 || dup3(lock, 4, 0) < 0 ||
+		    syscall(SYS_close_range, 5, ~0U, 0) < 0)
 			_exit(71);
 		execv(path, (char *const *)argv);
 		_exit(71);

@@ -31,5 +31,5 @@ int privileges_make_dir(const char *path, mode_t mode, uid_t owner, struct err *
 int privileges_drop(const struct privileges *p, struct places *io_places, struct err *e);
 /** privileges_start_jailer: starts bivouac-jailer beside this program; *ret_fd is our end of its
  * socket. */
-int privileges_start_jailer(const char *binary_dir, const char *const *argv, int *ret_fd,
-			    pid_t *ret_pid, struct err *e);
+int privileges_start_jailer(const char *binary_dir, const char *const *argv, int lock_fd,
+			    int *ret_fd, pid_t *ret_pid, struct err *e);

@@ -24,10 +24,10 @@
 #define BODY_DEFAULT        (4 * 1024 * 1024)
 #define LISTEN_BACKLOG      1024
 /* Rounds of MHD in one pump before other watchers of the loop get their turn. */
-#define PUMP_ROUNDS  32
-#define ARENA_INLINE 768
-#define PEER_CHECK_MS  1000
-#define PEERS_AT_ONCE  256
+#define PUMP_ROUNDS   32
+#define ARENA_INLINE  768
+#define PEER_CHECK_MS 1000
+#define PEERS_AT_ONCE 256
 
 /* Servers to pump later in this turn. The queued jobs carry no pointer, so a server may go before
  * them. */
@@ -160,11 +160,12 @@ static void on_timer(void *arg)
  * MHD 0.9.75 polls edge-triggered and takes a short read for "nothing more to read". Where the last
  * bytes and the end of file came before that read, no further edge tells of the end, and a client
  * that left in the middle of a request would keep its connection until the idle timeout. So a slow
- * timer looks for ends of file nobody has read; shutdown() of the receiving side, which is shut down
- * by then, changes nothing but makes another edge.
+ * timer looks for ends of file nobody has read; shutdown() of the receiving side, which is shut
+ * down by then, changes nothing but makes another edge.
  */
 
-/* A complete request is left alone: its client may have closed its half and wait for the answer,
+/*
+ * A complete request is left alone: its client may have closed its half and wait for the answer,
  * which MHD drops when it reads the end of file. A suspended connection is read when it is resumed.
  */
 static bool peer_is_read(const struct peer *p)
@@ -424,8 +425,8 @@ static int start_mhd(struct http_server *s, struct err *e)
 		(unsigned int)s->config.connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		s->config.connection_memory, MHD_OPTION_CONNECTION_TIMEOUT,
 		s->config.idle_timeout_s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-		MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape,
-		NULL, MHD_OPTION_END);
+		MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
+		s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_END);
 	if (!s->mhd)
 		return err_sys(e, "starting the HTTP server");
 	(void)take_fd(fd);

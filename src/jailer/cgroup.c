@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static const char *const names[CGROUP_CONTROLLERS] = { "memory", "pids", "cpu" };
@@ -331,7 +332,26 @@ int cgroup_remove(const struct cgroup_layout *l, const char *sid, struct err *e)
 	return 0;
 }
 
-static void kill_listed(int dfd, const char *path)
+/* SECURITY: the pid may have gone to a stranger since it was listed: the pidfd holds on to whoever
+ * has it now, and only if that one is in a cgroup of this sandbox is the signal sent. */
+static void kill_member(pid_t pid, const char *sid)
+{
+	OWNED_FD int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	char path[64];
+	struct buf text;
+	struct err e;
+
+	if (pidfd < 0)
+		return;
+	snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)pid);
+	buf_init(&text, 16384);
+	if (fd_read_file(AT_FDCWD, path, 16384, &text, &e) == 0 && text.ptr &&
+	    strstr(text.ptr, sid))
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	buf_done(&text);
+}
+
+static void kill_listed(int dfd, const char *path, const char *sid)
 {
 	struct buf text;
 	struct err e;
@@ -341,10 +361,8 @@ static void kill_listed(int dfd, const char *path)
 		for (char *p = text.len ? text.ptr : NULL; p && *p;) {
 			long pid = strtol(p, &p, 10);
 
-			/* SECURITY: these pids come from the kernel, for cgroups that hold only our
-			 * sandboxes. */
 			if (pid > 1)
-				kill((pid_t)pid, SIGKILL);
+				kill_member((pid_t)pid, sid);
 			while (p && *p == '\n')
 				p++;
 		}
@@ -360,10 +378,10 @@ void cgroup_kill(const struct cgroup_layout *l, const char *sid)
 		if (l->ctrl[c].parent_dfd < 0)
 			continue;
 		snprintf(path, sizeof(path), "%s/cgroup.procs", sid);
-		kill_listed(l->ctrl[c].parent_dfd, path);
+		kill_listed(l->ctrl[c].parent_dfd, path, sid);
 		for (size_t i = 0; l->ctrl[c].version == 2 && i < ARRAY_LEN(leaves); i++) {
 			snprintf(path, sizeof(path), "%s/%s/cgroup.procs", sid, leaves[i]);
-			kill_listed(l->ctrl[c].parent_dfd, path);
+			kill_listed(l->ctrl[c].parent_dfd, path, sid);
 		}
 	}
 }

@@ -38,7 +38,10 @@ int confine_become_session(struct err *e)
 	static const struct {
 		int resource;
 		rlim_t max;
-	} limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, 4096 }, { RLIMIT_MEMLOCK, 8 << 20 } };
+	} limits[] = { { RLIMIT_CORE, 0 },
+		       { RLIMIT_SIGPENDING, 4096 },
+		       { RLIMIT_NOFILE, 4096 },
+		       { RLIMIT_MEMLOCK, 8 << 20 } };
 
 	for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
 		struct rlimit lim;

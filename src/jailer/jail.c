@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -80,7 +81,10 @@ int jail_template(int rootfs_dfd, const char *target, struct err *e)
 	if (mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV,
 		  NULL) < 0)
 		return err_sys(e, "remount image read-only");
-	return make_dev(target, e);
+	if (make_dev(target, e) == 0)
+		return 0;
+	umount2(target, MNT_DETACH); /* nothing half made, or the next try stacks on it */
+	return -1;
 }
 
 static int mount_tmpfs(const char *where, uint64_t size, uint32_t inodes, const char *mode,
@@ -163,8 +167,9 @@ static void scatter_pids(void)
 }
 
 /* Runs in the new namespaces. Returns only on failure. */
-static int child_main(const struct jail_spawn *s, int sync_fd, struct err *e)
+static int child_main(const struct jail_spawn *s, int *io_status_fd, struct err *e)
 {
+	int sync_fd = *io_status_fd;
 	static const char *const argv[] = { "bivouac-agent", NULL };
 	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin",
 					    "HOME=/home/session", NULL };
@@ -203,6 +208,7 @@ static int child_main(const struct jail_spawn *s, int sync_fd, struct err *e)
 		else if (dup3(high[i], to, i < 2 ? 0 : O_CLOEXEC) < 0)
 			return err_sys(e, "place descriptors");
 	}
+	*io_status_fd = 7;
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	for (int fd = 0; fd < 3; fd++)
@@ -239,6 +245,44 @@ static int map_ids(pid_t pid, uid_t base, struct err *e)
 	return 0;
 }
 
+/*
+ * SECURITY: whoever makes a user namespace pays for what is counted per user in it (inotify
+ * instances, pending signals, message queues, namespaces). Made as root, all sandboxes would draw
+ * on root's account, and one of them could empty it for the host; made as the sandbox's own id,
+ * each has its own. Changing ids clears the death signal, so it is set again.
+ */
+static long clone_as(uid_t uid, struct clone_args *args)
+{
+	pid_t parent = getppid();
+
+	if (syscall(SYS_setresuid, -1, uid, -1) < 0)
+		return -1;
+	long pid = syscall(SYS_clone3, args, sizeof(*args));
+
+	if (pid == 0)
+		return 0;
+	int saved = errno;
+
+	if (syscall(SYS_setresuid, -1, 0, -1) < 0)
+		abort(); /* a jailer that is not root any more is of no use */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	errno = saved;
+	return pid;
+}
+
+/* End of the socket without a report: the agent is running, unless it was killed on the way. */
+static int check_alive(int pidfd, struct err *e)
+{
+	siginfo_t info = { 0 };
+
+	if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid)
+		return err_set(e, ERR_UNAVAILABLE, "the agent was killed before it ran (status %d)",
+			       info.si_status);
+	return 0;
+}
+
 int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, struct err *e),
 	       void *arg, pid_t *ret_pid, int *ret_pidfd, struct err *e)
 {
@@ -257,16 +301,17 @@ int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, s
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
 		.exit_signal = SIGCHLD,
 	};
-	long pid = syscall(SYS_clone3, &args, sizeof(args));
+	long pid = clone_as(s->uid_base, &args);
 
 	if (pid < 0)
 		return err_sys(e, "clone3 with new namespaces");
 	if (pid == 0) {
 		struct err child = ERR_INIT;
+		int status_fd = theirs;
 
 		close(ours);
-		child_main(s, theirs, &child);
-		(void)!write(theirs, &child, sizeof(child));
+		child_main(s, &status_fd, &child);
+		(void)!write(status_fd, &child, sizeof(child));
 		_exit(1);
 	}
 	struct err report = ERR_INIT;
@@ -276,11 +321,9 @@ int jail_spawn(const struct jail_spawn *s, int (*attach)(pid_t pid, void *arg, s
 	if (map_ids((pid_t)pid, s->uid_base, e) == 0 && attach((pid_t)pid, arg, e) == 0) {
 		ssize_t n = write(ours, "g", 1);
 
-		/* End of the socket without a report: the agent is running (its copy closed on
-		 * exec). */
 		n = n == 1 ? read(ours, &report, sizeof(report)) : -1;
 		if (n == 0)
-			rc = 0;
+			rc = check_alive(pidfd, e);
 		else if (n == (ssize_t)sizeof(report))
 			*e = report;
 		else

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
@@ -93,9 +92,6 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 	j->sockets_dfd = open_below(config->run_dir, "s", 0700, e);
 	if (j->records_dfd < 0 || j->sockets_dfd < 0)
 		return -1;
-	/* A jailer that is on its way out may still be at work on the same directory. */
-	if (flock(j->records_dfd, LOCK_EX) < 0)
-		return err_sys(e, "lock the records");
 	if (fchown(j->sockets_dfd, config->owner, (gid_t)-1) < 0)
 		return err_sys(e, "socket directory");
 	j->agent_fd = load_agent(config->binary_dir, e);
@@ -153,8 +149,16 @@ static void jailer_done(struct jailer *j)
 	(void)!chdir("/"); /* the last sandbox was made from inside a template */
 	list_each(&j->zygotes, struct zygote, node, z)
 		zygote_free(z);
-	if (j->sandboxes.len)
-		return; /* sandboxes live on; a later jailer finds them */
+	if (j->sandboxes.len) {
+		/* They live on; a later jailer finds them. */
+		for (struct map_node *n; (n = map_next(&j->sandboxes, NULL));) {
+			map_remove(&j->sandboxes, n);
+			free(container_of(n, struct sandbox, node));
+		}
+		map_done(&j->sandboxes);
+		return;
+	}
+	map_done(&j->sandboxes);
 	char path[320];
 
 	cgroup_close(&j->cgroups);

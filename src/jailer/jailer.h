@@ -23,6 +23,7 @@ struct jailer_config {
 };
 
 #define JAILER_SOCK_FD 3
+#define JAILER_LOCK_FD 4
 
 struct sandbox {
 	struct map_node node;
@@ -59,6 +60,7 @@ struct jailer {
 	uint32_t next_zygote_tag;
 	uint8_t slots[RECORD_SLOTS]; /* 1 in use */
 	unsigned next_slot;
+	bool recovery_failed;
 	uid_t uid_base;
 	int epoll_fd;
 	int agent_fd; /* sealed copy of the agent's binary */
@@ -74,6 +76,8 @@ int jailer_run(const struct jailer_config *config);
 /** sandboxes_recover: finds the sandboxes of an earlier worker again, destroys
  * what was half made. */
 int sandboxes_recover(struct jailer *j, struct err *e);
+/** sandbox_image: the image's template, mounted on first use; its zygote may not be running. */
+struct zygote *sandbox_image(struct jailer *j, const char *image, struct err *e);
 int sandbox_create(struct jailer *j, const struct jailer_request *rq, struct err *e);
 struct sandbox *sandbox_find(struct jailer *j, const char *sid);
 /** sandbox_kill: begins destruction; sandbox_settle() finishes it. */

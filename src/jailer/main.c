@@ -18,11 +18,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -86,6 +88,17 @@ static const char *own_dir(void)
 	return path;
 }
 
+/* Two descriptors a sandbox: as many as root allows, whatever the shell that started us had. */
+static void raise_open_files(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+		lim.rlim_cur = lim.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+}
+
 static pid_t start_worker(struct jailer_config *config)
 {
 	pid_t keeper = getpid();
@@ -116,6 +129,10 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	fcntl(JAILER_SOCK_FD, F_SETFD, FD_CLOEXEC);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	/* The daemon's lock on the run directory, shared by descriptor: a new daemon waits for it
+	 * until the last of us is gone. */
+	fcntl(JAILER_LOCK_FD, F_SETFD, FD_CLOEXEC);
+	raise_open_files();
 	for (unsigned pause_ms = 50;;) {
 		time_t started = time(NULL);
 		pid_t worker = start_worker(&config);
@@ -132,6 +149,10 @@ int main(int argc, char **argv)
 		}
 		if (WIFEXITED(status))
 			return WEXITSTATUS(status);
+		struct pollfd daemon = { .fd = JAILER_SOCK_FD };
+
+		if (poll(&daemon, 1, 0) > 0 && daemon.revents & (POLLHUP | POLLERR))
+			return 0; /* nobody to work for */
 		log_error("the jailer was lost (signal %d); starting it again", WTERMSIG(status));
 		if (time(NULL) - started > 10)
 			pause_ms = 50; /* an accident, not a circle */

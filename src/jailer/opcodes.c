@@ -80,17 +80,10 @@ void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err 
 
 static struct zygote *get_zygote(struct jailer *j, const char *image, struct err *e)
 {
-	struct zygote *found = NULL;
+	struct zygote *found = sandbox_image(j, image, e);
 
-	list_each(&j->zygotes, struct zygote, node, z)
-		if (strcmp(z->image, image) == 0)
-			found = z;
-	if (!found) {
-		found = zygote_prepare(&j->zygote_config, image, e);
-		if (!found)
-			return NULL;
-		list_add_tail(&j->zygotes, &found->node);
-	}
+	if (!found)
+		return NULL;
 	if (found->sock >= 0)
 		return found;
 	/* A zygote that ends while loading is tried again, but not in a circle that eats the
@@ -110,6 +103,7 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 
 	if (epoll_ctl(j->epoll_fd, EPOLL_CTL_ADD, found->sock, &ev) < 0) {
 		err_sys(e, "watch the zygote");
+		zygote_ended(found);
 		return NULL;
 	}
 	return found;
@@ -151,6 +145,8 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
 	struct err gone = ERR_INIT;
 	int rc;
 
+	if (z->sock < 0)
+		return;
 	while ((rc = zygote_recv(z, &reply)) > 0) {
 		if (reply.tag == 0 && reply.err.code == ERR_NONE) {
 			z->loaded = true;
@@ -166,6 +162,8 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
 	}
 	if (rc == 0)
 		return;
+	epoll_ctl(j->epoll_fd, EPOLL_CTL_DEL, z->sock, NULL);
+	zygote_ended(z);
 	err_set(&gone, ERR_UNAVAILABLE, "the zygote of image %.16s ended", z->image);
 	log_error("%s", gone.msg);
 	list_each(&j->pending, struct pending, node, p)

@@ -74,33 +74,63 @@ int record_each(int dfd, void (*fn)(const struct record *r, void *arg), void *ar
 	return 0;
 }
 
-unsigned long long record_start_time(pid_t pid)
+int record_start_time(pid_t pid, unsigned long long *ret, struct err *e)
 {
 	char path[64];
 	struct buf text;
-	struct err e;
-	unsigned long long start = 0;
+	int rc = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	buf_init(&text, 4096);
-	if (fd_read_file(AT_FDCWD, path, 4096, &text, &e) == 0 && text.ptr) {
-		char *p = strrchr(text.ptr, ')');
+	if (fd_read_file(AT_FDCWD, path, 4096, &text, e) < 0) {
+		rc = e->errnum == ENOENT || e->errnum == ESRCH ? 0 : -1;
+	} else {
+		char *p = text.ptr ? strrchr(text.ptr, ')') : NULL;
 		char state = 'X';
 
 		/* Fields 3 (state) and 22 (start time); a zombie is no living process. */
-		if (!p ||
-		    sscanf(p + 2,
-			   "%c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d "
-			   "%llu",
-			   &state, &start) != 2 ||
-		    state == 'Z' || state == 'X')
-			start = 0;
+		rc = p &&
+		     sscanf(p + 2,
+			    "%c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+			    "%*d %*d %llu",
+			    &state, ret) == 2 &&
+		     state != 'Z' && state != 'X';
 	}
 	buf_done(&text);
-	return start;
+	return rc;
 }
 
-/* A block is free when the run directory it names is gone. */
+/* Whether any process runs under the ids of a block: sandboxes whose run directory was deleted. */
+static bool block_lives(unsigned block)
+{
+	unsigned first = BLOCK_FIRST_UID + block * RECORD_SLOTS * JAIL_IDS_PER_SLOT;
+	DIR *proc = opendir("/proc");
+	bool lives = false;
+
+	for (struct dirent *d; proc && !lives && (d = readdir(proc));) {
+		char path[300];
+		struct buf text;
+		struct err e;
+		unsigned uid;
+
+		if (d->d_name[0] < '1' || d->d_name[0] > '9')
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/status", d->d_name);
+		buf_init(&text, 8192);
+		if (fd_read_file(AT_FDCWD, path, 8192, &text, &e) == 0) {
+			char *at = strstr(text.ptr, "\nUid:");
+
+			lives = at && sscanf(at + 5, "%u", &uid) == 1 && uid >= first &&
+				uid - first < RECORD_SLOTS * JAIL_IDS_PER_SLOT;
+		}
+		buf_done(&text);
+	}
+	if (proc)
+		closedir(proc);
+	return lives;
+}
+
+/* A block may be free when the run directory it names is gone. */
 static bool block_free(int dfd, const char *name, char *owner, size_t owner_size)
 {
 	ssize_t n = readlinkat(dfd, name, owner, owner_size - 1);
@@ -132,7 +162,7 @@ int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct er
 			found = i;
 			break;
 		}
-		if (free_block && found < 0)
+		if (free_block && found < 0 && !block_lives((unsigned)i))
 			found = i;
 	}
 	if (found < 0)

@@ -24,8 +24,9 @@ int record_write(int dfd, const struct record *r, struct err *e);
 void record_remove(int dfd, const char *sid);
 /** record_each: unreadable files are passed to fn as a record with pid 0. */
 int record_each(int dfd, void (*fn)(const struct record *r, void *arg), void *arg, struct err *e);
-/** record_start_time: of a living process, 0 if there is none. */
-unsigned long long record_start_time(pid_t pid);
+/** record_start_time: 1 and the start time of a living process, 0 if there is none, -1 cannot say.
+ */
+int record_start_time(pid_t pid, unsigned long long *ret, struct err *e);
 
 /** Sandboxes per daemon, and host ids per daemon: RECORD_SLOTS * JAIL_IDS_PER_SLOT. */
 #define RECORD_SLOTS 16384

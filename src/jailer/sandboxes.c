@@ -71,16 +71,29 @@ static void recover_record(const struct record *r, void *arg)
 	struct err e = ERR_INIT;
 	int pidfd = r->pid ? (int)syscall(SYS_pidfd_open, r->pid, 0) : -1;
 
+	if (pidfd < 0 && r->pid && errno != ESRCH && errno != EINVAL) {
+		log_error("sandbox %s: pidfd: errno %d", r->sid, errno);
+		j->recovery_failed = true;
+		return;
+	}
 	/* SECURITY: a pid alone may have been reused; pidfd first, then the start time, proves it
 	 * is the same. */
-	if (pidfd < 0 || record_start_time(r->pid) != r->start_time) {
+	unsigned long long start = 0;
+	int alive = pidfd < 0 ? 0 : record_start_time(r->pid, &start, &e);
+
+	if (alive == 0 || (alive > 0 && start != r->start_time)) {
 		if (pidfd >= 0)
 			close(pidfd);
 		forget_files(j, r->sid);
 		return;
 	}
-	if (adopt(j, r, pidfd, &e) < 0)
-		log_error("cannot take over sandbox: %s", e.msg);
+	if (alive > 0 && adopt(j, r, pidfd, &e) == 0)
+		return;
+	if (alive < 0)
+		close(pidfd);
+	/* A want of memory or descriptors is no proof of death: nothing is destroyed for it. */
+	log_error("cannot take over sandbox %s: %s", r->sid, e.msg);
+	j->recovery_failed = true;
 }
 
 static void recover_cgroup(const char *sid, void *arg)
@@ -102,6 +115,10 @@ int sandboxes_recover(struct jailer *j, struct err *e)
 {
 	if (record_each(j->records_dfd, recover_record, j, e) < 0)
 		return -1;
+	if (j->recovery_failed)
+		return err_set(
+			e, ERR_UNAVAILABLE,
+			"sandboxes of an earlier jailer could not be taken over; see the log");
 	cgroup_each(&j->cgroups, recover_cgroup, j);
 	return 0;
 }
@@ -148,22 +165,33 @@ static int make_listen_socket(struct jailer *j, const char *sid, struct err *e)
 
 struct attach_arg {
 	struct jailer *j;
-	const char *sid;
+	struct record *record;
 };
 
 static int attach_agent(pid_t pid, void *arg, struct err *e)
 {
 	struct attach_arg *a = arg;
+	struct record *r = a->record;
 
-	return cgroup_attach_agent(&a->j->cgroups, a->sid, pid, e);
+	/* The record comes first: from here on a later jailer finds the sandbox, whatever happens
+	 * to us. */
+	r->pid = pid;
+	if (record_start_time(pid, &r->start_time, e) < 0 ||
+	    record_write(a->j->records_dfd, r, e) < 0)
+		return -1;
+	return cgroup_attach_agent(&a->j->cgroups, r->sid, pid, e);
 }
 
-static struct zygote *find_image(struct jailer *j, const char *image)
+struct zygote *sandbox_image(struct jailer *j, const char *image, struct err *e)
 {
 	list_each(&j->zygotes, struct zygote, node, z)
 		if (strcmp(z->image, image) == 0)
 			return z;
-	return NULL;
+	struct zygote *fresh = zygote_prepare(&j->zygote_config, image, e);
+
+	if (fresh)
+		list_add_tail(&j->zygotes, &fresh->node);
+	return fresh;
 }
 
 static int create_with_slot(struct jailer *j, const struct jailer_request *rq, struct zygote *z,
@@ -175,7 +203,7 @@ static int create_with_slot(struct jailer *j, const struct jailer_request *rq, s
 		return -1;
 	OWNED_FD int oom_fd = cgroup_oom_fd(&j->cgroups, rq->sid);
 	OWNED_FD int pidfd = -1;
-	struct attach_arg arg = { j, rq->sid };
+	struct attach_arg arg = { j, r };
 	struct jail_spawn spawn = {
 		.template = z->template,
 		.limits = &rq->limits,
@@ -188,9 +216,7 @@ static int create_with_slot(struct jailer *j, const struct jailer_request *rq, s
 
 	if (jail_spawn(&spawn, attach_agent, &arg, &r->pid, &pidfd, e) < 0)
 		return -1;
-	r->start_time = record_start_time(r->pid);
 	if (cgroup_detach_agent(&j->cgroups, r->pid, e) < 0 ||
-	    record_write(j->records_dfd, r, e) < 0 ||
 	    adopt(j, r, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), e) < 0) {
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 		while (waitpid(r->pid, NULL, 0) < 0 && errno == EINTR)
@@ -202,11 +228,11 @@ static int create_with_slot(struct jailer *j, const struct jailer_request *rq, s
 
 int sandbox_create(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
-	struct zygote *z = find_image(j, rq->image);
+	struct zygote *z = sandbox_image(j, rq->image, e);
 	struct record r = { 0 };
 
 	if (!z)
-		return err_set(e, ERR_INVALID, "image %s is not loaded", rq->image);
+		return -1;
 	if (sandbox_find(j, rq->sid))
 		return err_set(e, ERR_CONFLICT, "sandbox %s exists", rq->sid);
 	if (take_slot(j, &r.slot, e) < 0)

@@ -108,10 +108,6 @@ static const char *const allowed[] = {
 	"utimes",
 	"write",
 	"writev",
-	"inotify_add_watch",
-	"inotify_init",
-	"inotify_init1",
-	"inotify_rm_watch",
 	/* memory */
 	"brk",
 	"madvise",
@@ -285,8 +281,14 @@ static const char *const allowed[] = {
 	"shmget",
 };
 
-/* Known and dangerous: a clear EPERM instead of "no such call". */
+/*
+ * Known and dangerous: a clear EPERM instead of "no such call". inotify is among them because the
+ * image is shared: a watch on it tells when other sessions open its files.
+ */
 static const char *const refused[] = {
+	"inotify_add_watch",
+	"inotify_init",
+	"inotify_init1",
 	"acct",
 	"add_key",
 	"adjtimex",
@@ -385,6 +387,11 @@ static int allow_harmless_ioctls(scmp_filter_ctx ctx)
 		if (!(differ & bit))
 			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 					       SCMP_A1(SCMP_CMP_MASKED_EQ, bit, ~TIOCSTI & bit));
+	/* These two by name; with the mask, as above. */
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
+			       SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, TIOCSTI));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
+			       SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, TIOCLINUX));
 	/* All values of the differing bits, by counting through the subsets of their mask. */
 	uint32_t value = 0;
 

@@ -68,15 +68,20 @@ void zygote_free(struct zygote *z)
 	free(z);
 }
 
-static int keep_two_caps(struct err *e)
+static int keep_few_caps(struct err *e)
 {
-	/* SECURITY: entering a sandbox takes CAP_SYS_ADMIN over its namespaces and, as its PID 1 is
-	 * not dumpable, CAP_SYS_PTRACE; becoming the session user takes rights inside the sandbox's
-	 * own user namespace only. */
-	const uint32_t keep = 1u << CAP_SYS_ADMIN | 1u << CAP_SYS_PTRACE;
+	/* SECURITY: entering a sandbox takes CAP_SYS_ADMIN over its namespaces, CAP_SYS_CHROOT for
+	 * its mounts and, as its PID 1 is not dumpable, CAP_SYS_PTRACE; becoming the session user
+	 * takes rights inside the sandbox's own user namespace only. */
+	const uint32_t keep = 1u << CAP_SYS_ADMIN | 1u << CAP_SYS_CHROOT | 1u << CAP_SYS_PTRACE;
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2] = { { keep, keep, 0 }, { 0 } };
 
+	/* The bounding set too, or exec as uid 0 would give all of them back. */
+	for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+		if (!(cap < 32 && keep & (1u << cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
+		    errno != EINVAL)
+			return err_sys(e, "limit the zygote's capabilities");
 	if (syscall(SYS_capset, &header, data) < 0)
 		return err_sys(e, "limit the zygote's capabilities");
 	return 0;
@@ -114,15 +119,16 @@ static void zygote_child(const struct zygote *z, int sock, int binary, int filte
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(1);
-	if (zygote_root(z, &failed.err) == 0) {
-		int fds[] = { sock, filter, binary };
+	/* Descriptors first: copies of other zygotes' sockets would keep those alive. */
+	int fds[] = { sock, filter, binary };
 
-		for (size_t i = 0; i < ARRAY_LEN(fds); i++)
-			fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
-		dup3(fds[0], ZYGOTE_SOCK_FD, 0);
-		dup3(fds[1], ZYGOTE_FILTER_FD, 0);
-		dup3(fds[2], 5, O_CLOEXEC);
-		syscall(SYS_close_range, 6, ~0U, 0);
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
+	dup3(fds[0], ZYGOTE_SOCK_FD, 0);
+	dup3(fds[1], ZYGOTE_FILTER_FD, 0);
+	dup3(fds[2], 5, O_CLOEXEC);
+	syscall(SYS_close_range, 6, ~0U, 0);
+	if (zygote_root(z, &failed.err) == 0) {
 		int null_fd = open("/dev/null", O_RDWR);
 
 		dup2(null_fd, 0);
@@ -134,13 +140,12 @@ static void zygote_child(const struct zygote *z, int sock, int binary, int filte
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		umask(022);
 		setsid();
-		sock = ZYGOTE_SOCK_FD;
-		if (keep_two_caps(&failed.err) == 0) {
+		if (keep_few_caps(&failed.err) == 0) {
 			syscall(SYS_execveat, 5, "", argv, envp, AT_EMPTY_PATH);
 			err_sys(&failed.err, "start the zygote");
 		}
 	}
-	(void)!write(sock, &failed, sizeof(failed));
+	(void)!write(ZYGOTE_SOCK_FD, &failed, sizeof(failed));
 	_exit(1);
 }
 
@@ -190,12 +195,17 @@ int zygote_recv(struct zygote *z, struct zygote_reply *ret)
 		ret->err.msg[sizeof(ret->err.msg) - 1] = '\0';
 		return 1;
 	}
-	if (n < 0 && errno == EAGAIN)
-		return 0;
+	return n < 0 && errno == EAGAIN ? 0 : -1;
+}
+
+void zygote_ended(struct zygote *z)
+{
+	if (z->sock < 0)
+		return;
 	kill(z->pid, SIGKILL);
 	waitpid(z->pid, NULL, 0);
 	close_fd(&z->sock);
+	z->pid = 0;
 	z->failures = z->loaded ? 0 : z->failures + 1;
 	z->loaded = false;
-	return -1;
 }

@@ -42,5 +42,8 @@ void zygote_free(struct zygote *z); /* accepts NULL; kills it */
 int zygote_start(const struct zygote_config *config, struct zygote *z, struct err *e);
 int zygote_send(struct zygote *z, const struct zygote_request *rq, const int *fds, size_t fd_count,
 		struct err *e);
-/** zygote_recv: 1 a reply, 0 nothing yet, -1 the zygote has ended (reaped, sock closed). */
+/** zygote_recv: 1 a reply, 0 nothing yet, -1 the zygote has ended: stop watching, zygote_ended().
+ */
 int zygote_recv(struct zygote *z, struct zygote_reply *ret);
+/** zygote_ended: reaps it (kills it if need be) and closes its socket. */
+void zygote_ended(struct zygote *z);

@@ -355,8 +355,11 @@ void pools_drain(struct pools *p, void (*done)(void *arg), void *arg)
 
 void pools_free(struct pools *p)
 {
-	if (!p)
+	/* With sandboxes that live on, the process is about to end and takes all of it along. */
+	if (!p || p->sandboxes.len || p->pools.len)
 		return;
+	list_each(&p->graveyard, struct pool, grave, pool)
+		pool_free(pool);
 	map_done(&p->pools);
 	map_done(&p->sandboxes);
 	free(p);

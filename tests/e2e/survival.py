@@ -129,6 +129,8 @@ class Daemon:
         self.args = list(args)
         self.proc = None
         self.mounts_before = host_mounts()
+        # A block of user ids may have belonged to a daemon whose sandboxes a killed test left behind.
+        self.foreign = {(p.pid, tuple(p.started)) for p in all_processes()}
         self.starts = 0
         self.started_pids = {}  # pid -> start time of everything root ever seen below a daemon
         self.pool_path = DEFAULT_POOL.replace("/providers/Microsoft.App", "")
@@ -160,7 +162,12 @@ class Daemon:
             return text if text.endswith("\n") else None
 
         # Tokens of an earlier start on the same state directory stay good.
-        self.ready.update(json.loads(wait_for(line, "the line that says ready", READY_S)))
+        try:
+            self.ready.update(json.loads(wait_for(line, "the line that says ready", READY_S)))
+        except BaseException:
+            if self.starts == 1:
+                self.close()
+            raise
         at = urllib.parse.urlsplit(self.ready["armEndpoint"])
         self.address = (at.hostname, at.port)
         self.remember()
@@ -287,6 +294,8 @@ class Daemon:
         mark = f"/bivouac/{self.instance}/" if os.path.isdir(self.run) else None
         found = []
         for p in all_processes():
+            if (p.pid, tuple(p.started)) in self.foreign:
+                continue
             if (
                 any(b <= p.uid < b + UID_BLOCK_SIZE for b in blocks)
                 or (mark and mark in read(f"/proc/{p.pid}/cgroup"))

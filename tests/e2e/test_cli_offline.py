@@ -159,6 +159,7 @@ def test_version():
         (["session", "code-interpreter", "execute", "-i", "abcd", "--code", "1", "--timeout-in-seconds", "221"], "1 to 220"),
         (["session", "list"], "which pool?"),
         (["sessionpool", "delete", "-n", "x", "-g", "y"], "--yes"),
+        (["session", "code-interpreter", "delete-file", "-i", "abcd", "--filename", "f"], "--yes"),
         (["image", "build", "--runtime", "../x"], "not a runtime's name"),
     ],
 )
@@ -314,6 +315,24 @@ def test_list_follows_pages_and_formats(fake):
             assert lines[0].split()[:2] == ["Name", "Location"] and lines[1].split()[:2] == ["a", "l"]
 
 
+def test_resource_group_from_the_id(fake):
+    pool = {"id": POOL, "name": "pool1", "location": "l", "properties": {"cpu": 0.25, "n": 1.0}}
+    fake.answers[("GET", POOL)] = [(200, {}, json.dumps(pool).encode())]
+    shown = ok(call(fake, *"sessionpool show -n pool1 -g rg".split()))
+    assert shown == dict(pool, resourceGroup="rg")
+    fake.answer("PATCH", POOL, pool)
+    updated = call(fake, *"sessionpool update -n pool1 -g rg --network-status EgressEnabled".split())
+    assert ok(updated)["resourceGroup"] == "rg"
+    assert b"resourceGroup" not in fake.seen[-1]["body"]
+    fake.answer("PUT", POOL, pool)
+    assert ok(call(fake, *"sessionpool create -n pool1 -g rg -l l".split()))["resourceGroup"] == "rg"
+    fake.answer("GET", f"/subscriptions/{SUB}/providers/Microsoft.App/sessionPools", {"value": [pool]})
+    result = call(fake, "sessionpool", "list", "--query", "[].resourceGroup", "-o", "tsv")
+    assert result.stdout == b"rg\n"
+    head, row = call(fake, "sessionpool", "list", "-o", "table").stdout.decode().splitlines()
+    assert head.split() == ["Name", "Location", "ResourceGroup"] and row.split() == ["pool1", "l", "rg"]
+
+
 @pytest.mark.parametrize(
     "status, body, exit_status, text",
     [
@@ -377,9 +396,10 @@ def test_files(fake, tmp_path):
     assert ok(interpret(fake, "show-file-metadata", "--filename", "dir/sub/f %.txt")) == meta
     assert fake.seen[-1]["query"]["path"] == "dir/sub"
     fake.answer("DELETE", DATA + "/files/f.txt", status=204)
-    result = interpret(fake, "delete-file", "--filename", "f.txt")
-    assert (result.returncode, result.stdout) == (0, b"")
-    assert "path" not in fake.seen[-1]["query"]
+    for yes in ("--yes", "-y"):
+        result = interpret(fake, "delete-file", "--filename", "f.txt", yes)
+        assert (result.returncode, result.stdout) == (0, b"")
+        assert fake.seen[-1]["method"] == "DELETE" and "path" not in fake.seen[-1]["query"]
     fake.answer("GET", DATA + "/files/f.txt/content", 'say "hi"\nü'.encode())
     assert ok(interpret(fake, "show-file-content", "--filename", "f.txt")) == 'say "hi"\nü'
     fake.answers[("GET", DATA + "/files/f.txt/content")] = [(200, {}, b"\xff\x00\x01")]
@@ -393,6 +413,21 @@ def test_files(fake, tmp_path):
     result = interpret(fake, "show-file-content", "--filename", "none", "--output-file", str(target))
     assert result.returncode == 66
     assert target.read_bytes() == b"\xff\x00\x01" and os.listdir(tmp_path) == ["out.bin"]
+
+
+@pytest.mark.parametrize("answer, deleted", [(b"y\n", True), (b"n\n", False)])
+def test_delete_file_asks_on_a_terminal(fake, answer, deleted):
+    fake.answer("DELETE", DATA + "/files/f.txt", status=204)
+    args = [BIN, "session", "code-interpreter", "delete-file", "-i", "abcd", "--filename", "f.txt"]
+    main, sub = pty.openpty()
+    os.write(main, answer)
+    env = clean_env(BIVOUAC_TOKEN="t", BIVOUAC_ENDPOINT=fake.url + DATA)
+    done = subprocess.run(args, env=env, stdin=sub, capture_output=True, timeout=60)
+    os.close(main)
+    os.close(sub)
+    assert (done.returncode == 0) == deleted
+    assert b"Delete this file" in done.stderr
+    assert [s["method"] for s in fake.seen] == (["DELETE"] if deleted else [])
 
 
 def test_upload(fake, tmp_path):
@@ -522,7 +557,8 @@ def test_image(tmp_path):
 
 def test_token_needs_an_existing_state_directory(tmp_path):
     result = run("token", "--state", str(tmp_path / "none"))
-    assert result.returncode == 71 and not (tmp_path / "none").exists()
+    assert result.returncode == 66 and not (tmp_path / "none").exists()
+    assert b"no state directory" in result.stderr
     assert run("token", "--state", str(tmp_path), "--lifetime", "59").returncode == 64
     assert run("token", "--state", str(tmp_path), "--lifetime", "366d").returncode == 64
 

@@ -13,7 +13,7 @@
 struct fake_reply {
 	int status;
 	struct buf body;
-	struct buf headers; /* "Name: value\n"… */
+	struct buf headers;  /* "Name: value\n"… */
 	char permission[32]; /* of the matched route */
 };
 

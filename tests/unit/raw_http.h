@@ -2,9 +2,10 @@
 #pragma once
 
 /**
- * raw_http: an HTTP client of one connection over a raw socket, for tests that care for bytes. It lives in a
- * forked child, while the server runs under the loop of the parent: CHECK() ends the process. The includer
- * creates `watchdog` and has child_done called for SIGCHLD. To be included after cmocka.h.
+ * raw_http: an HTTP client of one connection over a raw socket, for tests that care for bytes. It
+ * lives in a forked child, while the server runs under the loop of the parent: CHECK() ends the
+ * process. The includer creates `watchdog` and has child_done called for SIGCHLD. To be included
+ * after cmocka.h.
  */
 
 #include "loop/loop.h"
@@ -200,8 +201,9 @@ static bool error_code(const char *code)
 
 	snprintf(body, sizeof(body), "{\"error\":{\"code\":\"%s\",\"message\":\"", code);
 	snprintf(head, sizeof(head), "\r\nx-ms-error-code: %s\r\n", code);
-	return strncmp(reply.body, body, strlen(body)) == 0 && strstr(reply.body, "\"traceId\":\"") &&
-	       has(head) && has("\r\nContent-Type: application/json");
+	return strncmp(reply.body, body, strlen(body)) == 0 &&
+	       strstr(reply.body, "\"traceId\":\"") && has(head) &&
+	       has("\r\nContent-Type: application/json");
 }
 
 /* ---- running a client ---- */
@@ -226,7 +228,7 @@ static void too_slow(void *arg)
 
 static void run_client(void **state)
 {
-	void (*fn)(void) = *(void (**)(void))*state;
+	void (*fn)(void) = *(void (**)(void)) * state;
 	pid_t pid = fork();
 
 	if (!pid) {
@@ -243,5 +245,8 @@ static void run_client(void **state)
 /** client: the row of client_<fn>() in a table of tests. */
 #define client(fn)                                                                                 \
 	{                                                                                          \
-		#fn, run_client, NULL, NULL, &(void (*)(void)){ client_##fn }                      \
+#fn, run_client, NULL, NULL, &(void (*)(void))                                     \
+		{                                                                                  \
+			client_##fn                                                                \
+		}                                                                                  \
 	}

@@ -230,8 +230,8 @@ static void test_distance(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values),	   cmocka_unit_test(test_lists),
-		cmocka_unit_test(test_groups),	   cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_values),     cmocka_unit_test(test_lists),
+		cmocka_unit_test(test_groups),     cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_int_bounds), cmocka_unit_test(test_too_many_values),
 		cmocka_unit_test(test_durations),  cmocka_unit_test(test_distance),
 	};

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/own.h"
 #include "cli/output.h"
 #include "cli/query.h"
 
@@ -183,6 +184,53 @@ static void test_load(void **state)
 	assert_int_equal(e.code, ERR_PROTOCOL);
 }
 
+static void assert_groups(const char *in, const char *expected)
+{
+	struct err e = ERR_INIT;
+	struct buf text;
+	json_t *v = output_load(str_from(in), &e);
+
+	assert_non_null(v);
+	output_add_groups(v);
+	buf_init(&text, 10000);
+	assert_true(json_compact(&text, v));
+	assert_string_equal(text.ptr, expected);
+	buf_done(&text);
+	json_decref(v);
+}
+
+#define GROUP "/subscriptions/s/resourceGroups/My-Group"
+#define POOL  GROUP "/providers/Microsoft.App/sessionPools/p"
+
+static void test_groups(void **state)
+{
+	(void)state;
+	assert_groups("{\"id\":\"" POOL "\",\"name\":\"p\"}",
+		      "{\"id\":\"" POOL "\",\"name\":\"p\",\"resourceGroup\":\"My-Group\"}");
+	assert_groups(
+		"[{\"id\":\"/subscriptions/s/resourcegroups/g/a/b/c/d/e/f\"},{\"a\":{\"id\":\"" POOL
+		"\"}}]",
+		"[{\"id\":\"/subscriptions/s/resourcegroups/g/a/b/c/d/e/f\",\"resourceGroup\":\"g\"},"
+		"{\"a\":{\"id\":\"" POOL "\",\"resourceGroup\":\"My-Group\"}}]");
+	static const char *const same[] = {
+		"{\"id\":\"" POOL "\",\"ResourceGroup\":null}",
+		"{\"id\":\"" GROUP "\"}",
+		"{\"id\":\"" GROUP "/providers/Microsoft.App/sessionPools\"}",
+		"{\"id\":\"/subscriptions/s/providers/a/b/c/d/e/f\"}",
+		"{\"id\":\"/subscriptions/s/resourceGroups//providers/a/b/c\"}",
+		"{\"id\":\"\"}",
+		"{\"id\":1}",
+		"{\"id\":null}",
+		"[]",
+		"\"" POOL "\"",
+		"null",
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(same); i++)
+		assert_groups(same[i], same[i]);
+	output_add_groups(NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -193,6 +241,7 @@ int main(void)
 		cmocka_unit_test(test_tsv),
 		cmocka_unit_test(test_reformat_keeps_scalars),
 		cmocka_unit_test(test_load),
+		cmocka_unit_test(test_groups),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,12 +16,12 @@
 #include "raw_http.h"
 
 /*
- * The server runs in this process, under the loop; each test forks a client that speaks over raw sockets and
- * exits with 0 if it saw what it should.
+ * The server runs in this process, under the loop; each test forks a client that speaks over raw
+ * sockets and exits with 0 if it saw what it should.
  */
 
 #define BODY_MAX 100000
-#define BIG (64 * 1024 * 1024)
+#define BIG      (64 * 1024 * 1024)
 
 static struct http_server *server;
 static uint16_t port;
@@ -40,7 +40,8 @@ static void gone(void *arg)
 	live--;
 }
 
-static int authorize(struct http_request *rq, const struct http_route *route, void *ctx, struct err *e)
+static int authorize(struct http_request *rq, const struct http_route *route, void *ctx,
+		     struct err *e)
 {
 	struct str token;
 
@@ -395,14 +396,17 @@ static void client_keepalive(void)
 	CHECK(ask("POST /later HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc") == 200);
 	CHECK(said("abc"));
 	CHECK(ask("POST /hello HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc") == 200);
-	CHECK(ask("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n") == 200 && said(""));
+	CHECK(ask("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n") == 200 &&
+	      said(""));
 	CHECK(has("\r\nContent-Length: 0\r\n"));
 	CHECK(ask("GET /hello HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n") == 200);
 	CHECK(has("\r\nConnection: close\r\n") && at_end());
 	dial(port);
 	CHECK(ask("GET /hello HTTP/1.0\r\n\r\n") == 200 && at_end());
 	dial(port);
-	CHECK(ask("POST /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 2\r\n\r\nhi") == 200 && said("hi"));
+	CHECK(ask("POST /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 2\r\n\r\nhi") ==
+		      200 &&
+	      said("hi"));
 	CHECK(ask("GET /hello HTTP/1.1\r\nHost: h\r\n\r\n") == 200);
 }
 
@@ -425,7 +429,8 @@ static void client_bodies(void)
 
 	memset(body, 'b', sizeof(body));
 	dial(port);
-	CHECK(ask("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n") == 200);
+	CHECK(ask("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n") ==
+	      200);
 	CHECK(said("abc0123456789"));
 	put("POST /echo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
 	get_head();
@@ -464,19 +469,24 @@ static void client_refusals(void)
 	memset(body, 'b', sizeof(body));
 	dial(port);
 	CHECK(ask("GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n") == 404 && error_code("NotFound"));
-	CHECK(ask("PUT /hello HTTP/1.1\r\nHost: h\r\n\r\n") == 405 && error_code("MethodNotAllowed"));
+	CHECK(ask("PUT /hello HTTP/1.1\r\nHost: h\r\n\r\n") == 405 &&
+	      error_code("MethodNotAllowed"));
 	CHECK(has("\r\nAllow: GET, HEAD, POST\r\n"));
 	CHECK(ask("GET /d/%00/x HTTP/1.1\r\nHost: h\r\n\r\n") == 400);
 	CHECK(error_code("InvalidRequestContent"));
 	CHECK(ask("GET /d/%ff/x HTTP/1.1\r\nHost: h\r\n\r\n") == 400);
 	/* 401: empty; a small body is read, so the connection stays */
 	CHECK(ask("POST /secret HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nxx") == 401);
-	CHECK(said("") && has("\r\nWWW-Authenticate: Bearer\r\n") && has("\r\nmise-correlation-id: "));
+	CHECK(said("") && has("\r\nWWW-Authenticate: Bearer\r\n") &&
+	      has("\r\nmise-correlation-id: "));
 	CHECK(has("\r\nContent-Length: 0\r\n"));
-	CHECK(ask("POST /secret HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer bad\r\nContent-Length: 2\r\n\r\nxx") == 401);
+	CHECK(ask("POST /secret HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer bad\r\nContent-Length: 2\r\n\r\nxx") ==
+	      401);
 	CHECK(has("\r\nWWW-Authenticate: Bearer error=\"invalid_token\", "
 		  "error_description=\"no good token\"\r\n"));
-	CHECK(ask("POST /secret HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer good\r\nContent-Length: 2\r\n\r\nxx") == 200 && said("xx"));
+	CHECK(ask("POST /secret HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer good\r\nContent-Length: 2\r\n\r\nxx") ==
+		      200 &&
+	      said("xx"));
 	/* a large body is not read before the answer, and not for ever after it */
 	put("POST /secret HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n");
 	put_n(body, sizeof(body));
@@ -523,10 +533,12 @@ static void client_targets(void)
 	char want[200];
 
 	dial(port);
-	CHECK(ask("GET /d/a%2Fb//c/%20d/?q=x%2By+z&q=2 HTTP/1.1\r\nHost: example:81\r\n\r\n") == 200);
+	CHECK(ask("GET /d/a%2Fb//c/%20d/?q=x%2By+z&q=2 HTTP/1.1\r\nHost: example:81\r\n\r\n") ==
+	      200);
 	CHECK(said("a/b|c/ d|x+y+z|/d/a%2Fb//c/%20d/|http://example:81"));
 	snprintf(want, sizeof(want), "a|b|-|/d/a/b|http://127.0.0.1:%u", port);
-	CHECK(ask("GET http://elsewhere/d/a/b HTTP/1.1\r\nHost: \"<x>\r\n\r\n") == 200 && said(want));
+	CHECK(ask("GET http://elsewhere/d/a/b HTTP/1.1\r\nHost: \"<x>\r\n\r\n") == 200 &&
+	      said(want));
 	CHECK(ask("GET /d/a b/100% HTTP/1.1\r\nHost: h\r\n\r\n") == 200);
 	CHECK(said("a b|100%|-|/d/a b/100%|http://h"));
 }
@@ -728,7 +740,8 @@ static void client_upload(const char *framing, bool chunked, const char *query)
 		piece[i] = (char)(i * 7);
 	for (size_t i = 0; i < BIG; i++)
 		sum = sum * 31 + (unsigned char)piece[i % sizeof(piece)];
-	snprintf(head, sizeof(head), "PUT /upload%s HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n", query, framing);
+	snprintf(head, sizeof(head), "PUT /upload%s HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n", query,
+		 framing);
 	dial(port);
 	unsigned long before = resident();
 
@@ -759,7 +772,9 @@ static void client_uploads(void)
 	client_upload("Content-Length: 67108864", false, "?bite=10000");
 	client_upload("Transfer-Encoding: chunked", true, "?bite=10000");
 	dial(port);
-	CHECK(ask("PUT /late HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n") == 200 && said("5 99162322"));
+	CHECK(ask("PUT /late HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n") ==
+		      200 &&
+	      said("5 99162322"));
 	CHECK(ask("PUT /upload HTTP/1.1\r\nHost: h\r\n\r\n") == 200 && said("0 0"));
 	CHECK(ask("PUT /upload HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n") ==
 	      100);
@@ -912,12 +927,22 @@ static void test_bad_address(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		client(keepalive),	client(pipelining), client(bodies),
-		client(refusals),	client(framing),    client(targets),
-		client(head),		client(half_close), client(disconnects),
-		client(ends_unseen),	client(half_close_waits),
-		client(early),		client(uploads),    client(downloads),
-		client(idle),		client(leaves_hung),
+		client(keepalive),
+		client(pipelining),
+		client(bodies),
+		client(refusals),
+		client(framing),
+		client(targets),
+		client(head),
+		client(half_close),
+		client(disconnects),
+		client(ends_unseen),
+		client(half_close_waits),
+		client(early),
+		client(uploads),
+		client(downloads),
+		client(idle),
+		client(leaves_hung),
 		cmocka_unit_test(test_bad_address),
 		cmocka_unit_test(test_server_free),
 	};

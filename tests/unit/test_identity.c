@@ -182,11 +182,12 @@ static void test_claims(void **state)
 		{ "{\"iss\":\"bivouac\",\"exp\":99999999999,\"oid\":"
 		  "\"1234567890123456789012345678901234567890123456789012345678901234\"}",
 		  "no principal" },
-		{ "{\"iss\":\"bivouac\",\"exp\":99999999999,\"oid\":\"x\",\"nbf\":\"soon\"}", "nbf "
-											      "is "
-											      "not "
-											      "a "
-											      "time" },
+		{ "{\"iss\":\"bivouac\",\"exp\":99999999999,\"oid\":\"x\",\"nbf\":\"soon\"}",
+		  "nbf "
+		  "is "
+		  "not "
+		  "a "
+		  "time" },
 		{ "{\"iss\":\"bivouac\",\"exp\":\"99999999999\",\"oid\":\"x\"}", "no valid "
 										 "expiry" },
 	};
@@ -262,8 +263,9 @@ static void test_forged(void **state)
 		assert_int_equal(check(id, t, IDENTITY_PLANE_DATA, &c, &e), -1);
 	}
 	OWNED_MEM char *longer = str_printf("%sAA", good);
-	OWNED_MEM char *zero = encode("{\"alg\":\"ES256\"}", claims,
-				      "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+	OWNED_MEM char *zero = encode(
+		"{\"alg\":\"ES256\"}", claims,
+		"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
 
 	assert_refused(id, longer, "wrong length");
 	assert_refused(id, zero, "signature is wrong");
@@ -288,9 +290,8 @@ static void test_garbage(void **state)
 	struct err e;
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		assert_int_equal(identity_check(id, str_from(rows[i][0]), IDENTITY_PLANE_DATA, &c,
-						&e),
-				 -1);
+		assert_int_equal(
+			identity_check(id, str_from(rows[i][0]), IDENTITY_PLANE_DATA, &c, &e), -1);
 		assert_int_equal(e.code, ERR_UNAUTHORIZED);
 		if (!strstr(e.msg, rows[i][1]))
 			fail_msg("'%s' does not say '%s'", e.msg, rows[i][1]);

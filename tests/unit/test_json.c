@@ -29,8 +29,8 @@ static void assert_json(json_t *v, const char *want)
 static void test_parse(void **state)
 {
 	static const char *const bad[] = {
-		"",	"{",	 "{\"a\":1,\"a\":2}", "[1] x", "nul",
-		"\xff", "{a:1}", "\"\\ud800\"",	      "1e999",
+		"",     "{",     "{\"a\":1,\"a\":2}", "[1] x", "nul",
+		"\xff", "{a:1}", "\"\\ud800\"",       "1e999",
 	};
 	struct err e = ERR_INIT;
 	char deep[2 * (JSON_DEPTH_MAX + 1) + 1];
@@ -225,7 +225,7 @@ static void test_respell(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_parse),	cmocka_unit_test(test_find),
+		cmocka_unit_test(test_parse),   cmocka_unit_test(test_find),
 		cmocka_unit_test(test_getters), cmocka_unit_test(test_merge_patch),
 		cmocka_unit_test(test_respell),
 	};

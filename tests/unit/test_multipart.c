@@ -95,8 +95,8 @@ static void expect_n(const char *type, struct str body, const char *want)
 }
 
 #define expect(type, body, want) expect_n(type, STR(body), want)
-#define TYPE "multipart/form-data; boundary=B"
-#define FILE_HEAD "Content-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n"
+#define TYPE                     "multipart/form-data; boundary=B"
+#define FILE_HEAD                "Content-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n"
 
 static void test_plain(void **state)
 {
@@ -182,7 +182,8 @@ static void test_headers(void **state)
 	       "--B\r\nContent-Disposition: form-data; filename=\"C:\\dir\\a\\\"b;c\\\\.txt\"\r\n\r\n\r\n"
 	       "--B--",
 	       "[|C:\\dir\\a\"b;c\\.txt|].");
-	expect(TYPE, "--B\r\nContent-Disposition: form-data; filename=\"\"; name=\"f\"\r\n\r\n\r\n--B--",
+	expect(TYPE,
+	       "--B\r\nContent-Disposition: form-data; filename=\"\"; name=\"f\"\r\n\r\n\r\n--B--",
 	       "[f||].");
 	expect(TYPE, "--B\r\nContent-Disposition: form-data; filename=\"open\r\n\r\n\r\n--B--",
 	       "[|open|].");
@@ -206,7 +207,8 @@ static void test_limits(void **state)
 	(void)state;
 	for (int n = MULTIPART_BOUNDARY_MAX; n <= MULTIPART_BOUNDARY_MAX + 1; n++) {
 		snprintf(type, sizeof(type), "multipart/form-data; boundary=%0*d", n, 7);
-		snprintf(body, sizeof(body), "--%0*d\r\n" FILE_HEAD "\r\nx\r\n--%0*d--", n, 7, n, 7);
+		snprintf(body, sizeof(body), "--%0*d\r\n" FILE_HEAD "\r\nx\r\n--%0*d--", n, 7, n,
+			 7);
 		expect_n(type, str_from(body),
 			 n > MULTIPART_BOUNDARY_MAX ? "!" : "[file|a.txt|]x.");
 	}
@@ -236,9 +238,9 @@ static void test_limits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_plain),	 cmocka_unit_test(test_boundary_forms),
-		cmocka_unit_test(test_sniffed),	 cmocka_unit_test(test_contents),
-		cmocka_unit_test(test_headers),	 cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_plain),   cmocka_unit_test(test_boundary_forms),
+		cmocka_unit_test(test_sniffed), cmocka_unit_test(test_contents),
+		cmocka_unit_test(test_headers), cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_limits),
 	};
 

@@ -126,8 +126,8 @@ static void test_segments_limit(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(path) - 1; i++)
 		path[i] = i % 2 ? 'a' : '/';
-	assert_int_equal(router_split((struct str){ path, 2 * ROUTER_SEGMENTS_MAX }, mem, &split, &e),
-			 0);
+	assert_int_equal(
+		router_split((struct str){ path, 2 * ROUTER_SEGMENTS_MAX }, mem, &split, &e), 0);
 	assert_int_equal(split.count, ROUTER_SEGMENTS_MAX);
 	assert_int_equal(router_split((struct str){ path, sizeof(path) - 1 }, mem, &split, &e), -1);
 }
@@ -145,8 +145,10 @@ static void test_allow(void **state)
 
 static void test_bad_patterns(void **state)
 {
-	static const char *const bad[] = { "pools", "", "/{", "/{}", "/{*}", "/{a*}/b", "/a{b}",
-					   "/{1}/{2}/{3}/{4}/{5}/{6}/{7}/{8}/{9}" };
+	static const char *const bad[] = { "pools", "",
+					   "/{",    "/{}",
+					   "/{*}",  "/{a*}/b",
+					   "/a{b}", "/{1}/{2}/{3}/{4}/{5}/{6}/{7}/{8}/{9}" };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -189,12 +191,9 @@ static void test_query(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_match),
-		cmocka_unit_test(test_rest),
-		cmocka_unit_test(test_decoding),
-		cmocka_unit_test(test_segments_limit),
-		cmocka_unit_test(test_allow),
-		cmocka_unit_test(test_bad_patterns),
+		cmocka_unit_test(test_match),    cmocka_unit_test(test_rest),
+		cmocka_unit_test(test_decoding), cmocka_unit_test(test_segments_limit),
+		cmocka_unit_test(test_allow),    cmocka_unit_test(test_bad_patterns),
 		cmocka_unit_test(test_query),
 	};
 

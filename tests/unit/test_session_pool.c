@@ -10,13 +10,13 @@
 #include <cmocka.h>
 #include <stdio.h>
 
-#define SUB "/subscriptions/00000000-0000-0000-0000-000000000000"
-#define GROUP SUB "/resourceGroups/RG-one"
+#define SUB      "/subscriptions/00000000-0000-0000-0000-000000000000"
+#define GROUP    SUB "/resourceGroups/RG-one"
 #define PROVIDER "/providers/Microsoft.App/sessionPools"
-#define POOL GROUP PROVIDER "/pool1"
-#define KEY                                                                                    \
-	"/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/rg-one/providers/" \
-	"microsoft.app/"                                                                       \
+#define POOL     GROUP PROVIDER "/pool1"
+#define KEY                                                                                        \
+	"/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/rg-one/providers/"     \
+	"microsoft.app/"                                                                           \
 	"sessionpools/pool1"
 #define NEW "?api-version=2025-07-01"
 #define OLD "?api-version=2024-02-02-preview"
@@ -49,16 +49,16 @@ static const char *body(void)
 	return last.body.ptr ? last.body.ptr : "";
 }
 
-#define assert_has(text, part)                                  \
-	do {                                                    \
-		if (!strstr(text, part))                        \
-			fail_msg("no '%s' in: %s", part, text); \
+#define assert_has(text, part)                                                                     \
+	do {                                                                                       \
+		if (!strstr(text, part))                                                           \
+			fail_msg("no '%s' in: %s", part, text);                                    \
 	} while (0)
-#define assert_call(want, method, target, text)                                 \
-	do {                                                                    \
-		int got_ = call(method, target, NULL, text);                    \
-		if (got_ != (want))                                             \
-			fail_msg("%s %s: %d %s", method, target, got_, body()); \
+#define assert_call(want, method, target, text)                                                    \
+	do {                                                                                       \
+		int got_ = call(method, target, NULL, text);                                       \
+		if (got_ != (want))                                                                \
+			fail_msg("%s %s: %d %s", method, target, got_, body());                    \
 	} while (0)
 
 static int setup(void **state)
@@ -87,7 +87,7 @@ static int teardown(void **state)
 {
 	static const char *const files[] = {
 		"documents.db", "documents.db-wal", "documents.db-shm",
-		"sessions.db",	"sessions.db-wal",  "store.lock",
+		"sessions.db",  "sessions.db-wal",  "store.lock",
 	};
 
 	(void)state;
@@ -147,7 +147,8 @@ static void test_create(void **state)
 	assert_has(body(), "\"lifecycleType\":\"Timed\",\"cooldownPeriodInSeconds\":600");
 	assert_has(body(), "\"status\":\"EgressDisabled\"");
 	assert_has(body(), "\"provisioningState\":\"Succeeded\"");
-	assert_has(body(), "\"poolManagementEndpoint\":\"http://localhost:8080" GROUP "/sessionPools/pool1\"");
+	assert_has(body(), "\"poolManagementEndpoint\":\"http://localhost:8080" GROUP
+			   "/sessionPools/pool1\"");
 	assert_has(body(), "\"createdBy\":\"ada@example.org\",\"createdByType\":\"User\"");
 	assert_null(strstr(body(), "unknown"));
 	assert_has(last.headers.ptr, "api-supported-versions: 2023-08-01-preview, ");
@@ -325,16 +326,18 @@ static void test_refusals(void **state)
 		{ "\"containerType\":7", "InvalidRequestContent: 'properties.containerType' must "
 					 "be" },
 		{ "\"poolManagementType\":\"System\"", "SessionPoolInvalidPoolManagementType" },
-		{ "\"scaleConfiguration\":{\"readySessionInstances\":10}", "SessionPoolInvalidReadySessionInstances" },
+		{ "\"scaleConfiguration\":{\"readySessionInstances\":10}",
+		  "SessionPoolInvalidReadySessionInstances" },
 		{ "\"isolation\":\"oci\"", "'isolation'. 'Isolation oci is not available" },
 		{ "\"isolation\":\"MicroVM\"", "Isolation microvm is not available" },
 		{ "\"isolation\":\"cage\"", "Valid values are: auto, process, oci, microvm" },
 		{ "\"minimumIsolation\":\"microvm\"", "'minimumIsolation'" },
-		{ "\"sessionNetworkConfiguration\":{\"status\":\"EgressEnabled\"}", "InvalidSessionPoolConfiguration: "
-										    "Unexpected "
-										    "value: "
-										    "'sessionNetworkConfiguration"
-										    ".status'" },
+		{ "\"sessionNetworkConfiguration\":{\"status\":\"EgressEnabled\"}",
+		  "InvalidSessionPoolConfiguration: "
+		  "Unexpected "
+		  "value: "
+		  "'sessionNetworkConfiguration"
+		  ".status'" },
 		{ "\"sessionNetworkConfiguration\":{\"status\":\"Maybe\"}", "Valid values are: "
 									    "EgressEnabled, "
 									    "EgressDisabled" },
@@ -366,7 +369,7 @@ static void test_refusals(void **state)
 	assert_has(body(), "ResourceNotFound");
 	assert_call(400, "PUT", POOL NEW, "{\"properties\":{}}");
 	assert_has(body(), "LocationRequired");
-	assert_call(400, "PUT", POOL NEW, "{\"location\":\"eastus\"}");
+	assert_call(400, "PUT", POOL NEW, "{\"location\":\"east;us\"}");
 	assert_has(body(), "LocationNotAvailableForResourceType");
 	assert_call(400, "PUT", POOL NEW,
 		    "{\"location\":\"local\",\"identity\":{\"type\":\"SystemAssigned\"}}");
@@ -516,7 +519,7 @@ static void test_lists(void **state)
 	}
 	assert_int_equal(pages, 3);
 	assert_int_equal(total, 5);
-	static const char *const bad[] = { "&$top=0",	     "&$top=1001",	 "&$top=x",
+	static const char *const bad[] = { "&$top=0",        "&$top=1001",       "&$top=x",
 					   "&$skipToken=zz", "&$skipToken=2f61", "&$skipToken=2" };
 
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -593,7 +596,8 @@ static void test_pages(void **state)
 	assert_call(404, "GET", SUB "/providers/Microsoft.Nope" ANY, NULL);
 	assert_has(body(), "InvalidResourceNamespace");
 	/* base64("sessionPools:<request id>") */
-	static const char op[] = "c2Vzc2lvblBvb2xzOjExMTExMTExLTIyMjItNDMzMy04NDQ0LTU1NTU1NTU1NTU1NQ==";
+	static const char op[] =
+		"c2Vzc2lvblBvb2xzOjExMTExMTExLTIyMjItNDMzMy04NDQ0LTU1NTU1NTU1NTU1NQ==";
 	OWNED_MEM char *status = str_printf(SUB "/providers/Microsoft.App/locations/local/"
 						"operationStatuses/%s" ANY,
 					    op);
@@ -628,9 +632,8 @@ static void test_internal(void **state)
 					  "2000-01-01", &e),
 			 -1);
 	assert_int_equal(e.code, ERR_API_VERSION);
-	assert_int_equal(arm_put_internal(arm, "/subscriptions/x/nothing/y", "{}", "2025-07-01",
-					  &e),
-			 -1);
+	assert_int_equal(
+		arm_put_internal(arm, "/subscriptions/x/nothing/y", "{}", "2025-07-01", &e), -1);
 	assert_int_equal(e.code, ERR_INVALID);
 	assert_int_equal(arm_put_internal(arm, SUB "/resourceGroups/dev/providers/A/b/c", "{}",
 					  "2025-07-01", &e),

@@ -32,7 +32,7 @@ static int teardown(void **state)
 {
 	static const char *const files[] = {
 		"documents.db", "documents.db-wal", "documents.db-shm",
-		"sessions.db",	"sessions.db-wal",  "store.lock",
+		"sessions.db",  "sessions.db-wal",  "store.lock",
 	};
 	char path[128];
 
@@ -337,8 +337,8 @@ static void test_cost(void **state)
 	}
 	int64_t t2 = clock_mono_ns();
 
-	print_message("# session_put %.1f us, session_delete %.1f us\n", (double)(t1 - t0) / N / 1e3,
-		      (double)(t2 - t1) / N / 1e3);
+	print_message("# session_put %.1f us, session_delete %.1f us\n",
+		      (double)(t1 - t0) / N / 1e3, (double)(t2 - t1) / N / 1e3);
 }
 
 int main(void)
