@@ -174,9 +174,9 @@ static void test_create(void **state)
 	assert_int_equal(s.inodes, 65536);
 	assert_int_equal(s.pids, 256);
 	assert_int_equal(s.output_max, 4096);
-	assert_int_equal(s.timeout_default_ms, 60000);
+	assert_int_equal(s.timeout_default_ms, 1800000);
 	assert_int_equal(s.timeout_max_ms, 1800000);
-	assert_int_equal(s.queue_max, 64);
+	assert_int_equal(s.queue_max, 1024);
 	assert_true(s.upload_max_bytes == 128ull << 20);
 	assert_string_equal(changes, "+pool1");
 }
