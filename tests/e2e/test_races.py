@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -250,6 +251,50 @@ def test_delete_while_executing(daemon):
     assert daemon.sessions()["busy-one"] != old
     assert daemon.delete("busy-one").status == 204
     daemon.wait_owned((2, 3))
+
+
+@pytest.mark.parametrize("cut", ["head", "boundary", "part-head", "data", "second-part", "end"])
+def test_delete_during_upload(daemon, cut):
+    """The session goes away between two packets of an upload: the upload gets an answer, and nobody else notices."""
+    mark = "b0undary"
+    part = f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
+    first, second = (part % "one.bin").encode(), b"\r\n" + (part % "two.bin").encode()
+    data = b"d" * 200_000
+    body = first + data + second + data + f"\r\n--{mark}--\r\n".encode()
+    at = {
+        "head": 0,
+        "boundary": 5,
+        "part-head": len(first) - 10,
+        "data": len(first) + 100_000,
+        "second-part": len(first) + len(data) + len(second) - 5,
+        "end": len(body) - 4,
+    }[cut]
+    assert daemon.value("uploader", "1") == 1
+    assert daemon.value("bystander", "x = 7; x") == 7
+    old = daemon.sessions()["uploader"]
+    with socket.create_connection(daemon.address, timeout=60) as s:
+        head = (
+            f"POST {daemon.url('/files', 'uploader')} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+            f"Authorization: Bearer {daemon.ready['token']}\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: multipart/form-data; boundary={mark}\r\n\r\n"
+        ).encode()
+        s.sendall(head + body[:at])
+        # Both requests go through one event loop; a listing after them proves that the first bytes were seen.
+        assert daemon.sessions()["uploader"] == old
+        assert daemon.delete("uploader").status == 204
+        assert "uploader" not in daemon.sessions()
+        reply = b""
+        try:
+            s.sendall(body[at:])
+            while chunk := s.recv(65536):
+                reply += chunk
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # answered before the end of the body, and closed
+    assert daemon.alive, f"bivouacd ended with {daemon.proc.returncode}"
+    if reply:
+        assert int(reply.split()[1]) in (200, 409), reply[:300]
+    assert daemon.value("bystander", "x") == 7
+    assert daemon.value("uploader", "str('x' in globals())") == "False"
 
 
 def test_double_delete(daemon):
