@@ -504,8 +504,10 @@ void pool_refill_now(struct pool *pool)
 		else if (make_sandbox(pool, true) < 0)
 			break;
 	}
-	/* Shells are for the time when the ready list runs dry; they never compete with it. */
-	while (pool->ready_count + pool->making >= target &&
+	/* Shells are for the time when the ready list runs dry; they never compete with it, nor
+	 * with somebody who waits for a processor. */
+	while (!pool->making && !pool->waiting_count &&
+	       pool->ready_count + pool->making >= target &&
 	       pool->shell_count + pool->making_shells < (size_t)p->config.shells &&
 	       p->starting < (size_t)p->config.starting_max)
 		if (make_sandbox(pool, false) < 0)
