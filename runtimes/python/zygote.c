@@ -284,6 +284,7 @@ int main(void)
 	      SIGKILL); /* exec of a file with other rights would have cleared it */
 	fcntl(ZYGOTE_SOCK_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(ZYGOTE_FILTER_FD, F_SETFD, FD_CLOEXEC);
+	fcntl(ZYGOTE_OWN_FILTER_FD, F_SETFD, FD_CLOEXEC);
 	own_pid_ns_fd = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (own_pid_ns_fd < 0)
 		err_sys(&ready.err, "own PID namespace");
@@ -292,6 +293,9 @@ int main(void)
 		check_single_thread(&ready.err);
 	settle_heap();
 	collapse_heap();
+	if (ready.err.code == ERR_NONE)
+		confine_install_filter(ZYGOTE_OWN_FILTER_FD, &ready.err);
+	close(ZYGOTE_OWN_FILTER_FD);
 	ready.duration_us = (uint64_t)((clock_mono_ns() - started) / 1000);
 	if (fd_send(ZYGOTE_SOCK_FD, &ready, sizeof(ready), NULL, 0) < 0 ||
 	    ready.err.code != ERR_NONE)

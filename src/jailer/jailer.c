@@ -73,6 +73,8 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 {
 	struct stat st;
 	char instance[20];
+	int zygote_filter = -1;
+	int rest_filter = -1;
 
 	j->config = *config;
 	map_init(&j->sandboxes);
@@ -95,7 +97,9 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 	if (fchown(j->sockets_dfd, config->owner, (gid_t)-1) < 0)
 		return err_sys(e, "socket directory");
 	j->agent_fd = load_agent(config->binary_dir, e);
-	if (j->agent_fd < 0 || seccomp_compile(&j->filter_fd, e) < 0)
+	if (j->agent_fd < 0 || seccomp_compile(SECCOMP_FULL, &j->filter_fd, e) < 0 ||
+	    seccomp_compile(SECCOMP_ZYGOTE, &zygote_filter, e) < 0 ||
+	    seccomp_compile(SECCOMP_REST, &rest_filter, e) < 0)
 		return -1;
 	int images = open(config->images_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 

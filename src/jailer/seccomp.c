@@ -335,7 +335,6 @@ static const char *const refused[] = {
 	"setfsgid",
 	"setfsuid",
 	"sethostname",
-	"setns",
 	"settimeofday",
 	"swapoff",
 	"swapon",
@@ -346,8 +345,10 @@ static const char *const refused[] = {
 	"userfaultfd",
 	"vhangup",
 	"vmsplice",
-	"capset",
 };
+
+/* Refused like those above; a zygote needs them to enter a sandbox. */
+static const char *const entering[] = { "setns", "capset" };
 
 /* Namespace bits of clone's flags; CLONE_NEWTIME shares a bit with the exit signal and is refused
  * by clone itself. */
@@ -445,9 +446,24 @@ static int add_conditions(scmp_filter_ctx ctx, struct err *e)
 	return rc ? err_set(e, ERR_INTERNAL, "seccomp conditions: %d", rc) : 0;
 }
 
-int seccomp_compile(int *ret_fd, struct err *e)
+static int add_part(scmp_filter_ctx ctx, enum seccomp_part part, struct err *e)
 {
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
+	uint32_t refuse = SCMP_ACT_ERRNO(EPERM);
+
+	if (part == SECCOMP_REST)
+		return add_words(ctx, refuse, entering, ARRAY_LEN(entering), e);
+	if (add_words(ctx, SCMP_ACT_ALLOW, allowed, ARRAY_LEN(allowed), e) < 0 ||
+	    add_words(ctx, refuse, refused, ARRAY_LEN(refused), e) < 0 ||
+	    add_words(ctx, part == SECCOMP_ZYGOTE ? SCMP_ACT_ALLOW : refuse, entering,
+		      ARRAY_LEN(entering), e) < 0)
+		return -1;
+	return add_conditions(ctx, e);
+}
+
+int seccomp_compile(enum seccomp_part part, int *ret_fd, struct err *e)
+{
+	scmp_filter_ctx ctx =
+		seccomp_init(part == SECCOMP_REST ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(ENOSYS));
 	OWNED_FD int fd = memfd_create("seccomp", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	int rc = -1;
 
@@ -456,9 +472,7 @@ int seccomp_compile(int *ret_fd, struct err *e)
 	} else if (seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) < 0 ||
 		   seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2) < 0) {
 		err_set(e, ERR_INTERNAL, "seccomp attributes");
-	} else if (add_words(ctx, SCMP_ACT_ALLOW, allowed, ARRAY_LEN(allowed), e) == 0 &&
-		   add_words(ctx, SCMP_ACT_ERRNO(EPERM), refused, ARRAY_LEN(refused), e) == 0 &&
-		   add_conditions(ctx, e) == 0) {
+	} else if (add_part(ctx, part, e) == 0) {
 		if (seccomp_export_bpf(ctx, fd) < 0 ||
 		    fcntl(fd, F_ADD_SEALS,
 			  F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)

@@ -13,5 +13,13 @@
 
 #include "base/err.h"
 
+/**
+ * Loading the filter takes a millisecond, so kernels inherit most of it: their zygote runs under
+ * SECCOMP_ZYGOTE, which is SECCOMP_FULL but for the calls that entering a sandbox takes, and a new
+ * kernel adds SECCOMP_REST, which refuses just those. Both together are SECCOMP_FULL, which agents
+ * get.
+ */
+enum seccomp_part { SECCOMP_FULL, SECCOMP_ZYGOTE, SECCOMP_REST };
+
 /** seccomp_compile: memfd with the raw struct sock_filter array. */
-int seccomp_compile(int *ret_fd, struct err *e);
+int seccomp_compile(enum seccomp_part part, int *ret_fd, struct err *e);

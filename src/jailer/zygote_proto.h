@@ -14,8 +14,9 @@
 
 #include <stdint.h>
 
-#define ZYGOTE_SOCK_FD   3
-#define ZYGOTE_FILTER_FD 4
+#define ZYGOTE_SOCK_FD       3
+#define ZYGOTE_FILTER_FD     4 /* what a kernel adds to its zygote's filter */
+#define ZYGOTE_OWN_FILTER_FD 6 /* what the zygote installs once its libraries are loaded */
 
 struct zygote_request {
 	uint32_t tag;

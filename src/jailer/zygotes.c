@@ -108,7 +108,8 @@ static int zygote_root(const struct zygote *z, struct err *e)
 	return 0;
 }
 
-static void zygote_child(const struct zygote *z, int sock, int binary, int filter, pid_t parent)
+static void zygote_child(const struct zygote_config *config, const struct zygote *z, int sock,
+			 int binary, pid_t parent)
 {
 	static const char *const argv[] = { "bivouac-zygote", NULL };
 	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8",
@@ -120,14 +121,15 @@ static void zygote_child(const struct zygote *z, int sock, int binary, int filte
 	if (getppid() != parent)
 		_exit(1);
 	/* Descriptors first: copies of other zygotes' sockets would keep those alive. */
-	int fds[] = { sock, filter, binary };
+	int fds[] = { sock, config->rest_filter_fd, binary, config->zygote_filter_fd };
 
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
 	dup3(fds[0], ZYGOTE_SOCK_FD, 0);
 	dup3(fds[1], ZYGOTE_FILTER_FD, 0);
 	dup3(fds[2], 5, O_CLOEXEC);
-	syscall(SYS_close_range, 6, ~0U, 0);
+	dup3(fds[3], ZYGOTE_OWN_FILTER_FD, 0);
+	syscall(SYS_close_range, ZYGOTE_OWN_FILTER_FD + 1, ~0U, 0);
 	if (zygote_root(z, &failed.err) == 0) {
 		int null_fd = open("/dev/null", O_RDWR);
 
@@ -169,7 +171,7 @@ int zygote_start(const struct zygote_config *config, struct zygote *z, struct er
 	if (pid < 0)
 		return err_sys(e, "fork the zygote");
 	if (pid == 0)
-		zygote_child(z, theirs, binary, config->filter_fd, self);
+		zygote_child(config, z, theirs, binary, self);
 	fd_set_nonblock(ours, true);
 	z->pid = pid;
 	z->sock = take_fd(ours);

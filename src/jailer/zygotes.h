@@ -33,7 +33,8 @@ struct zygote_config {
 	int images_dfd; /* <image>/rootfs below it */
 	const char *run_dir;
 	const char *binary_dir; /* bivouac-zygote-python lives here */
-	int filter_fd;
+	int zygote_filter_fd;   /* SECCOMP_ZYGOTE */
+	int rest_filter_fd;     /* SECCOMP_REST */
 };
 
 /** zygote_prepare: mounts the image's template; the zygote is not started yet. NULL on error. */

@@ -795,7 +795,7 @@ static void test_seccomp(void **state)
 
 	(void)state;
 	assert_true(results != MAP_FAILED);
-	if (seccomp_compile(&fd, &e) < 0)
+	if (seccomp_compile(SECCOMP_FULL, &fd, &e) < 0)
 		fail_msg("%s", e.msg);
 	assert_int_equal(write(fd, "x", 1), -1); /* sealed */
 	memset(results, 0x7f, 4096);
@@ -834,7 +834,7 @@ static void test_seccomp_fork(void **state)
 	int fd = -1;
 
 	(void)state;
-	assert_int_equal(seccomp_compile(&fd, &e), 0);
+	assert_int_equal(seccomp_compile(SECCOMP_FULL, &fd, &e), 0);
 	pid_t pid = fork();
 
 	if (pid == 0) {
@@ -864,7 +864,7 @@ static void test_seccomp_other_arch(void **state)
 	int fd = -1;
 
 	(void)state;
-	assert_int_equal(seccomp_compile(&fd, &e), 0);
+	assert_int_equal(seccomp_compile(SECCOMP_FULL, &fd, &e), 0);
 	pid_t pid = fork();
 
 	if (pid == 0) {
