@@ -105,8 +105,8 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 
 	if (images < 0)
 		return err_sys(e, "image directory %s", config->images_dir);
-	j->zygote_config =
-		(struct zygote_config){ images, config->run_dir, config->binary_dir, j->filter_fd };
+	j->zygote_config = (struct zygote_config){ images, config->run_dir, config->binary_dir,
+						   zygote_filter, rest_filter };
 	j->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (j->epoll_fd < 0)
 		return err_sys(e, "epoll");
