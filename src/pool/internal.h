@@ -55,7 +55,8 @@ struct pool {
 	struct loop_timer *refill;
 	int failures; /* sandboxes in a row that did not come up */
 	int64_t retry_at_ms;
-	struct list grave; /* pools.graveyard: removed, but still pointed at */
+	size_t sandbox_count; /* struct sandbox that point here */
+	bool removed;         /* freed when the last of them is gone */
 };
 
 struct pools {
@@ -66,7 +67,6 @@ struct pools {
 	bool starved; /* a pool wanted more and starting_max stood in its way */
 	bool started;
 	bool draining;
-	struct list graveyard;
 	size_t destroying;
 	void (*ready)(void *arg, const struct err *e);
 	void *ready_arg;
@@ -114,6 +114,8 @@ void sandbox_destroy(struct sandbox *sb);
 void sandbox_destroy_unknown(struct pools *p, const char *sid);
 /** sandbox_restart_kernel: after the kernel of an allocated sandbox died. */
 void sandbox_restart_kernel(struct sandbox *sb);
+/** pool_unref: one struct sandbox less. */
+void pool_unref(struct pool *pool);
 /** pool_refill: soon; pool_refill_now: this turn. */
 void pool_refill(struct pool *pool);
 void pool_refill_now(struct pool *pool);

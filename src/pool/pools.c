@@ -44,16 +44,24 @@ int pools_new(const struct pools_config *config, struct pools **ret, struct err 
 	p->config = *config;
 	map_init(&p->pools);
 	map_init(&p->sandboxes);
-	list_init(&p->graveyard);
 	*ret = p;
 	return 0;
 }
 
-static void pool_free(struct pool *pool)
+static void pool_free(void *arg)
 {
+	struct pool *pool = arg;
+
 	loop_timer_free(pool->refill);
 	map_done(&pool->sessions);
 	free(pool);
+}
+
+void pool_unref(struct pool *pool)
+{
+	/* At the end of the turn: sessions that just ended are freed then, and before it. */
+	if (--pool->sandbox_count == 0 && pool->removed && loop_later(pool_free, pool) < 0)
+		log_error("out of memory; a removed pool stays in memory");
 }
 
 static struct pool *pool_new(struct pools *p, const struct session_pool_spec *spec, struct err *e)
@@ -111,10 +119,11 @@ static void pool_remove(struct pool *pool)
 		session_end(list_first(&pool->order, struct session, order), NULL);
 	drop_stock(pool);
 	map_remove(&pool->pools->pools, &pool->node);
-	/* Sessions freed at the end of this turn, and sandboxes in the making, still point here. */
 	pool->image_loaded = false;
 	loop_timer_stop(pool->refill);
-	list_add_tail(&pool->pools->graveyard, &pool->grave);
+	pool->removed = true;
+	pool->sandbox_count++;
+	pool_unref(pool);
 }
 
 /* Tells whoever started us, once. */
@@ -358,8 +367,6 @@ void pools_free(struct pools *p)
 	/* With sandboxes that live on, the process is about to end and takes all of it along. */
 	if (!p || p->sandboxes.len || p->pools.len)
 		return;
-	list_each(&p->graveyard, struct pool, grave, pool)
-		pool_free(pool);
 	map_done(&p->pools);
 	map_done(&p->sandboxes);
 	free(p);

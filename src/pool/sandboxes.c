@@ -62,6 +62,7 @@ static void leave_pool(struct sandbox *sb)
 
 static void sandbox_free(struct sandbox *sb)
 {
+	pool_unref(sb->pool);
 	loop_timer_free(sb->retry);
 	free(sb);
 }
@@ -369,6 +370,7 @@ static struct sandbox *sandbox_new(struct pool *pool, const char *sid, const cha
 		free(sb);
 		return NULL;
 	}
+	pool->sandbox_count++;
 	return sb;
 }
 
