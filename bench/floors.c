@@ -196,7 +196,8 @@ static void touch(size_t kib, int advice)
 {
 	const size_t huge = 2 << 20;
 	size_t size = kib * 1024;
-	char *memory = mmap(NULL, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory =
+		mmap(NULL, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory == MAP_FAILED)
 		die("mmap");
@@ -234,7 +235,8 @@ int main(int argc, char **argv)
 	else if (argc == 5 && n > 0 && strcmp(argv[1], "fork") == 0)
 		floor_fork(n, strtoul(argv[3], NULL, 10), strtoul(argv[4], NULL, 10));
 	else {
-		fputs("usage: bivouac-bench-floors http N | worker N | fork N KIB HUGE_KIB\n", stderr);
+		fputs("usage: bivouac-bench-floors http N | worker N | fork N KIB HUGE_KIB\n",
+		      stderr);
 		return 2;
 	}
 	return 0;

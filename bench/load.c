@@ -105,7 +105,8 @@ static void next_id(char *id, size_t size)
 
 static size_t request_get(char *buf)
 {
-	return (size_t)snprintf(buf, REQUEST_MAX, "GET /health HTTP/1.1\r\nHost: %s\r\n\r\n", s.host);
+	return (size_t)snprintf(buf, REQUEST_MAX, "GET /health HTTP/1.1\r\nHost: %s\r\n\r\n",
+				s.host);
 }
 
 static size_t request_execute(char *buf, const char *id)
@@ -474,7 +475,8 @@ static void parse_url(const char *url)
 
 	if (sscanf(url, "http://%47[0-9.]:%d%n", ip, &port, &at) < 2 || !at)
 		die("not a URL of the form http://IPV4:PORT/PATH: %s", url);
-	s.address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	s.address =
+		(struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
 	if (inet_pton(AF_INET, ip, &s.address.sin_addr) != 1 || strlen(url + at) >= sizeof(s.path))
 		die("bad URL %s", url);
 	strcpy(s.path, url + at);

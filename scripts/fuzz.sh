@@ -3,7 +3,7 @@
 # Runs every fuzz target under libFuzzer for the given number of seconds.
 set -euo pipefail
 seconds=${1:-60}
-build=build-fuzz
+build="build-fuzz"
 [ -f $build/build.ninja ] ||
 	CC=clang meson setup $build -Dfuzzers=true -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
 ninja -C $build >/dev/null

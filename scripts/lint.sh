@@ -16,7 +16,7 @@ echo "== shellcheck"
 shellcheck "${shells[@]}" || status=1
 echo "== cppcheck"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
-	--suppressions-list=.cppcheck-suppressions -D_GNU_SOURCE '-Djson_array_foreach(a,i,v)=for(i=0;(v=json_array_get(a,i));i++)' \
+	--suppressions-list=.cppcheck-suppressions -D_GNU_SOURCE --include=scripts/cppcheck-macros.h \
 	-Isrc -Iruntimes/python -j 2 "${c_files[@]}" || status=1
 echo "== clang-tidy"
 printf '%s\n' "${c_files[@]}" | xargs -P 2 -n 8 clang-tidy -p "$build" --quiet 2>/dev/null | grep -E 'warning:|error:' && status=1

@@ -20,7 +20,7 @@ daemon=$!
 finish() {
 	local status=$?
 	trap - EXIT INT TERM
-	kill "$daemon" 2>/dev/null && wait "$daemon" || true
+	if kill "$daemon" 2>/dev/null; then wait "$daemon" || true; fi
 	[ "$oneshot" = 1 ] && rm -rf "$root"
 	exit "$status"
 }

@@ -287,8 +287,8 @@ static void list_insert(struct jailer_reply *reply, const char *sid)
 		reply->list_count++;
 	if (at >= JAILER_LIST_MAX)
 		return;
-	memmove(reply->sids[at + 1], reply->sids[at],
-		(reply->list_count - at - 1) * sizeof(reply->sids[0]));
+	for (uint32_t i = reply->list_count - 1; i > at; i--)
+		memcpy(reply->sids[i], reply->sids[i - 1], JAILER_SID_SIZE);
 	memcpy(reply->sids[at], sid, JAILER_SID_SIZE);
 }
 

@@ -237,8 +237,8 @@ int sandbox_create(struct jailer *j, const struct jailer_request *rq, struct err
 		return err_set(e, ERR_CONFLICT, "sandbox %s exists", rq->sid);
 	if (take_slot(j, &r.slot, e) < 0)
 		return -1;
-	memcpy(r.sid, rq->sid, sizeof(r.sid));
-	memcpy(r.image, rq->image, sizeof(r.image));
+	snprintf(r.sid, sizeof(r.sid), "%s", rq->sid);
+	snprintf(r.image, sizeof(r.image), "%s", rq->image);
 	if (create_with_slot(j, rq, z, &r, e) == 0)
 		return 0;
 	struct err ignored = ERR_INIT;
