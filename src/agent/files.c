@@ -155,12 +155,22 @@ void files_reset(struct agent *a)
 		op_free(a, f);
 }
 
-static struct file_op *op_new(struct agent *a, uint64_t op, const char *path, int fd)
+/* Takes fd; -1: answers with e, as for an operation that finds no place. */
+static struct file_op *op_begin(struct agent *a, uint64_t op, const char *path, int fd,
+				struct err *e)
 {
-	struct file_op *f = a->file_count < AGENT_FILE_OPS_MAX ? calloc(1, sizeof(*f)) : NULL;
+	struct file_op *f = fd >= 0 && a->file_count < AGENT_FILE_OPS_MAX ? calloc(1, sizeof(*f))
+									  : NULL;
 
-	if (!f)
+	if (!f) {
+		if (fd >= 0) {
+			close(fd);
+			err_set(e, ERR_UNAVAILABLE, "more than %d file operations at once",
+				AGENT_FILE_OPS_MAX);
+		}
+		conn_send_error(a, op, e);
 		return NULL;
+	}
 	f->op = op;
 	f->fd = fd;
 	snprintf(f->path, sizeof(f->path), "%s", path);
@@ -313,17 +323,10 @@ static void op_read(struct agent *a, uint64_t op, struct wire_reader *r)
 
 	if (take_path(wire_get_blob(r, AGENT_PATH_MAX), false, path, &e) == 0)
 		fd = open_regular(a, path, &st, true, &e);
-	struct file_op *f = fd >= 0 ? op_new(a, op, path, fd) : NULL;
+	struct file_op *f = op_begin(a, op, path, fd, &e);
 
-	if (!f) {
-		if (fd >= 0) {
-			close(fd);
-			err_set(&e, ERR_UNAVAILABLE, "more than %d file operations at once",
-				AGENT_FILE_OPS_MAX);
-		}
-		conn_send_error(a, op, &e);
+	if (!f)
 		return;
-	}
 	f->size = (uint64_t)st.st_size;
 	f->credit = AGENT_FILE_WINDOW;
 	send_info(a, op, &st, path);
@@ -398,17 +401,10 @@ static void op_write(struct agent *a, uint64_t op, struct wire_reader *r)
 				file_err(&e, path);
 		}
 	}
-	struct file_op *f = fd >= 0 ? op_new(a, op, path, fd) : NULL;
+	struct file_op *f = op_begin(a, op, path, fd, &e);
 
-	if (!f) {
-		if (fd >= 0) {
-			close(fd);
-			err_set(&e, ERR_UNAVAILABLE, "more than %d file operations at once",
-				AGENT_FILE_OPS_MAX);
-		}
-		conn_send_error(a, op, &e);
+	if (!f)
 		return;
-	}
 	f->writing = true;
 	f->size_max = size_max;
 }

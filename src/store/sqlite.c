@@ -25,8 +25,6 @@ enum statement {
 	DOC_GET,
 	DOC_DELETE,
 	/* sessions.db */
-	SES_BEGIN,
-	SES_COMMIT,
 	SES_PUT,
 	SES_TOUCH,
 	SES_DELETE,
@@ -36,7 +34,7 @@ enum statement {
 	EXE_GET,
 	STATEMENT_MAX
 };
-#define FIRST_SESSION_STATEMENT SES_BEGIN
+#define FIRST_SESSION_STATEMENT SES_PUT
 
 static const char *const statements[STATEMENT_MAX] = {
 	[DOC_BEGIN] = "BEGIN IMMEDIATE",
@@ -48,8 +46,6 @@ static const char *const statements[STATEMENT_MAX] = {
 		    " ON CONFLICT (key) DO UPDATE SET type = ?2, json = ?3, etag = ?4",
 	[DOC_GET] = "SELECT key, type, json, etag FROM documents WHERE key = ?1",
 	[DOC_DELETE] = "DELETE FROM documents WHERE key = ?1",
-	[SES_BEGIN] = "BEGIN IMMEDIATE",
-	[SES_COMMIT] = "COMMIT",
 	[SES_PUT] = "INSERT OR REPLACE INTO sessions"
 		    " (sid, pool_key, identifier, guid, image, created_us, accessed_us)"
 		    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -97,7 +93,6 @@ struct store {
 	sqlite3 *sessions;
 	sqlite3_stmt *prepared[STATEMENT_MAX];
 	int lock_fd;
-	unsigned batch_depth;
 };
 
 static int db_err(sqlite3 *db, const char *what, struct err *e)
@@ -296,8 +291,6 @@ void store_close(struct store *s)
 {
 	if (!s)
 		return;
-	if (s->batch_depth)
-		run_bare(s, SES_COMMIT, "commit", NULL);
 	for (int i = 0; i < STATEMENT_MAX; i++)
 		sqlite3_finalize(s->prepared[i]);
 	sqlite3_close(s->docs);
@@ -617,22 +610,4 @@ int store_execution_each(struct store *s, const char *sid,
 			return -1;
 	}
 	return r == SQLITE_DONE ? 0 : db_err(s->sessions, "list executions", e);
-}
-
-int store_batch_begin(struct store *s, struct err *e)
-{
-	if (s->batch_depth == 0 && run_bare(s, SES_BEGIN, "begin", e) < 0)
-		return -1;
-	s->batch_depth++;
-	return 0;
-}
-
-int store_batch_end(struct store *s, struct err *e)
-{
-	if (s->batch_depth == 0)
-		return err_set(e, ERR_INTERNAL, "store: batch end without begin");
-	if (s->batch_depth == 1 && run_bare(s, SES_COMMIT, "commit", e) < 0)
-		return -1;
-	s->batch_depth--;
-	return 0;
 }

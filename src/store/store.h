@@ -95,8 +95,3 @@ int store_execution_get(struct store *s, const char *sid, const char *id,
 int store_execution_each(struct store *s, const char *sid,
 			 int (*fn)(const struct store_execution *row, void *arg, struct err *e),
 			 void *arg, struct err *e);
-
-/** store_batch_begin/end: groups the session writes of one loop turn into one
- * transaction; nests. */
-int store_batch_begin(struct store *s, struct err *e);
-int store_batch_end(struct store *s, struct err *e);

@@ -207,21 +207,6 @@ static void test_sessions(void **state)
 	assert_string_equal(none.keys, "");
 }
 
-static void test_batch(void **state)
-{
-	struct store *s = *state;
-	struct err e = ERR_INIT;
-	struct store_session row = session("00112233445566778899aabbccddeeff");
-	struct drop drop = { s, 0 };
-
-	assert_int_equal(store_batch_end(s, &e), -1);
-	assert_int_equal(store_batch_begin(s, &e), 0);
-	assert_int_equal(store_session_put(s, &row, &e), 0);
-	assert_int_equal(store_batch_end(s, &e), 0);
-	assert_int_equal(store_session_each(s, drop_session, &drop, &e), 0);
-	assert_int_equal(drop.count, 1);
-}
-
 static void test_lock(void **state)
 {
 	struct err e = ERR_INIT;
@@ -347,7 +332,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_documents, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_list, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_sessions, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_batch, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_newer_schema, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_modes, setup, teardown),
