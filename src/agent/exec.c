@@ -23,19 +23,53 @@ unsigned long long exec_oom_kills(void)
 	return at ? strtoull(at + strlen("oom_kill "), NULL, 10) : 0;
 }
 
-static void send_not_run(struct agent *a, uint64_t op, enum agent_exec_status status)
+/** What EXEC_DONE says; kernel.c's DONE frame fills the second half. */
+struct exec_report {
+	enum agent_exec_status status;
+	uint64_t duration_us;
+	struct agent_output *out; /* NULL: not kept */
+	struct agent_output *err;
+	struct str displays;
+	uint32_t display_count;
+	uint8_t kernel_status;
+	uint8_t kind;
+	struct str value, name, text, traceback;
+};
+
+static struct str kept_of(const struct agent_output *o)
 {
+	return o ? buf_str(&o->kept) : STR("");
+}
+
+static void put_report(struct agent *a, struct buf *b, const struct exec_report *d, bool whole)
+{
+	struct str out = whole ? kept_of(d->out) : STR("");
+	struct str err = whole ? kept_of(d->err) : STR("");
+
+	wire_put_u8(b, (uint8_t)d->status);
+	wire_put_u8(b, (uint8_t)a->kernel.state);
+	wire_put_u64(b, d->duration_us);
+	wire_put_u64(b, d->out ? d->out->total - out.len : 0);
+	wire_put_u64(b, d->err ? d->err->total - err.len : 0);
+	wire_put_u8(b, d->kind);
+	wire_put_blob(b, d->value);
+	wire_put_blob(b, out);
+	wire_put_blob(b, err);
+	wire_put_blob(b, d->name);
+	wire_put_blob(b, d->text);
+	wire_put_blob(b, d->traceback);
+	wire_put_u32(b, whole ? d->display_count : 0);
+	if (whole)
+		buf_add_str(b, d->displays);
+}
+
+static void send_not_run(struct agent *a, uint64_t op)
+{
+	struct exec_report none = { .status = AGENT_RESULT_NOT_RUN };
 	struct buf b;
 
 	buf_init(&b, 256);
-	wire_put_u8(&b, (uint8_t)status);
-	wire_put_u8(&b, (uint8_t)a->kernel.state);
-	for (int i = 0; i < 3; i++)
-		wire_put_u64(&b, 0);
-	wire_put_u8(&b, KERNEL_VALUE_NONE);
-	for (int i = 0; i < 6; i++)
-		wire_put_blob(&b, STR(""));
-	wire_put_u32(&b, 0);
+	put_report(a, &b, &none, true);
 	conn_send(a, AGENT_EXEC_DONE, op, buf_str(&b));
 	buf_done(&b);
 }
@@ -51,7 +85,7 @@ void exec_start(struct agent *a, uint64_t op, struct wire_reader *r)
 
 	if (!wire_ok(r) || x->running || a->kernel.state != AGENT_KERNEL_IDLE ||
 	    a->done_count >= AGENT_DONE_MAX) {
-		send_not_run(a, op, AGENT_RESULT_NOT_RUN);
+		send_not_run(a, op);
 		return;
 	}
 	x->running = true;
@@ -126,47 +160,18 @@ void exec_display(struct agent *a, struct str frame)
 	x->display_count++;
 }
 
-struct done_frame {
-	uint8_t status;
-	uint8_t kind;
-	struct str value, name, text, traceback;
-};
-
-static bool parse_done(struct str frame, struct done_frame *ret)
+static bool parse_done(struct str frame, struct exec_report *ret)
 {
 	struct wire_reader r = wire_reader(frame.ptr, frame.len);
 
-	ret->status = wire_get_u8(&r);
+	ret->kernel_status = wire_get_u8(&r);
 	ret->kind = wire_get_u8(&r);
 	ret->value = wire_get_blob(&r, KERNEL_FRAME_MAX);
 	ret->name = wire_get_blob(&r, 1024);
 	ret->text = wire_get_blob(&r, AGENT_TRACEBACK_MAX);
 	ret->traceback = wire_get_blob(&r, AGENT_TRACEBACK_MAX);
-	return wire_ok(&r) && ret->status <= KERNEL_INTERRUPTED && ret->kind <= KERNEL_VALUE_IMAGE;
-}
-
-static void put_result(struct agent *a, struct buf *b, enum agent_exec_status status,
-		       const struct done_frame *d, bool whole)
-{
-	struct agent_exec *x = &a->exec;
-	struct str out = whole ? buf_str(&a->out.kept) : STR("");
-	struct str err = whole ? buf_str(&a->err.kept) : STR("");
-
-	wire_put_u8(b, (uint8_t)status);
-	wire_put_u8(b, (uint8_t)a->kernel.state);
-	wire_put_u64(b, (uint64_t)((clock_mono_ns() - x->started_ns) / 1000));
-	wire_put_u64(b, a->out.total - out.len);
-	wire_put_u64(b, a->err.total - err.len);
-	wire_put_u8(b, d->kind);
-	wire_put_blob(b, d->value);
-	wire_put_blob(b, out);
-	wire_put_blob(b, err);
-	wire_put_blob(b, d->name);
-	wire_put_blob(b, d->text);
-	wire_put_blob(b, d->traceback);
-	wire_put_u32(b, whole ? x->display_count : 0);
-	if (whole)
-		buf_add_str(b, buf_str(&x->displays));
+	return wire_ok(&r) && ret->kernel_status <= KERNEL_INTERRUPTED &&
+	       ret->kind <= KERNEL_VALUE_IMAGE;
 }
 
 void exec_finish(struct agent *a, enum agent_exec_status status, struct str frame,
@@ -174,17 +179,17 @@ void exec_finish(struct agent *a, enum agent_exec_status status, struct str fram
 {
 	static const char too_large[] = "<value too large to return>";
 	struct agent_exec *x = &a->exec;
-	struct done_frame d = { 0 };
+	struct exec_report d = { 0 };
 	struct agent_done *done = calloc(1, sizeof(*done));
 
 	if (frame.len && !parse_done(frame, &d)) {
 		status = AGENT_RESULT_KERNEL_DIED;
 		error_text = "the kernel broke the protocol";
 		kernel_kill(a);
-		d = (struct done_frame){ 0 };
+		d = (struct exec_report){ 0 };
 	} else if (frame.len && x->ending != AGENT_RESULT_OK) {
 		status = x->ending; /* interrupted by us, whatever the code made of it */
-	} else if (frame.len && d.status != KERNEL_OK) {
+	} else if (frame.len && d.kernel_status != KERNEL_OK) {
 		status = AGENT_RESULT_ERROR;
 	}
 	if (d.value.len > x->result_max) {
@@ -197,16 +202,22 @@ void exec_finish(struct agent *a, enum agent_exec_status status, struct str fram
 		abort(); /* 64 bytes: the sandbox is beyond help, and its PID 1 ending says so */
 	list_init(&done->node);
 	done->op = x->op;
+	d.status = status;
+	d.duration_us = (uint64_t)((clock_mono_ns() - x->started_ns) / 1000);
+	d.out = &a->out;
+	d.err = &a->err;
+	d.displays = buf_str(&x->displays);
+	d.display_count = x->display_count;
 	struct buf *b = &done->payload;
 
 	buf_init(b, AGENT_FRAME_MAX);
-	put_result(a, b, status, &d, true);
+	put_report(a, b, &d, true);
 	if (!buf_ok(b)) {
 		/* Does not fit, or no memory for it: what is said in few words is. */
 		buf_clear(b);
 		d.kind = KERNEL_VALUE_TEXT;
 		d.value = STR(too_large);
-		put_result(a, b, status, &d, false);
+		put_report(a, b, &d, false);
 	}
 	list_add_tail(&a->done, &done->node);
 	a->done_count++;

@@ -68,23 +68,18 @@ void kernel_attach(struct agent *a, int sock)
 {
 	struct agent_kernel *k = &a->kernel;
 	unsigned char entropy[32];
-	int out[2];
+	int out[2] = { -1, -1 };
 	int err[2];
 
 	if (k->state != AGENT_KERNEL_NONE) {
 		close(sock);
 		return;
 	}
-	if (pipe2(out, O_CLOEXEC) < 0) {
+	if (pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0) {
 		close(sock);
+		close_fd(&out[0]);
+		close_fd(&out[1]);
 		send_state(a, AGENT_DEATH_KILLED, 0); /* so that it is tried again */
-		return;
-	}
-	if (pipe2(err, O_CLOEXEC) < 0) {
-		close(sock);
-		close(out[0]);
-		close(out[1]);
-		send_state(a, AGENT_DEATH_KILLED, 0);
 		return;
 	}
 	/* Only our ends: the kernel's writes must block, as programs expect of a pipe. */

@@ -129,6 +129,30 @@ struct session *call_session(struct call *c, struct err *e)
 	return session_open(c->pool, c->identifier, e);
 }
 
+static void opened(void *arg, struct session *s, struct agent_link *link)
+{
+	struct call *c = arg;
+
+	c->wait = NULL;
+	c->open(c->open_arg, s, link);
+}
+
+static void not_opened(void *arg, const struct err *e)
+{
+	struct call *c = arg;
+
+	c->wait = NULL;
+	call_fail(c, e);
+}
+
+void call_when_open(struct call *c, struct session *s,
+		    void (*open)(void *arg, struct session *s, struct agent_link *link), void *arg)
+{
+	c->open = open;
+	c->open_arg = arg;
+	c->wait = session_when_open(s, opened, not_opened, c);
+}
+
 void call_session_headers(struct call *c, const struct session *s)
 {
 	struct session_info info = session_info(s);

@@ -117,21 +117,12 @@ static void on_open(void *arg, struct session *s, struct agent_link *link)
 	struct download *d = arg;
 	struct err e = ERR_INIT;
 
-	d->call->wait = NULL;
 	call_session_headers(d->call, s);
 	d->op = agent_file_read(link, str_from(d->path), &events, d);
 	if (!d->op) {
 		err_set(&e, ERR_NOMEM, "out of memory");
 		call_fail(d->call, &e);
 	}
-}
-
-static void on_not_open(void *arg, const struct err *e)
-{
-	struct download *d = arg;
-
-	d->call->wait = NULL;
-	call_fail(d->call, e);
 }
 
 void files_download(struct call *c, struct str path)
@@ -154,5 +145,5 @@ void files_download(struct call *c, struct str path)
 	if (!s)
 		call_fail(c, &e);
 	else
-		c->wait = session_when_open(s, on_open, on_not_open, d);
+		call_when_open(c, s, on_open, d);
 }

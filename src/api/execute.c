@@ -313,16 +313,7 @@ static void opened(void *arg, struct session *s, struct agent_link *link)
 	struct execute_state *st = arg;
 
 	(void)link;
-	st->call->wait = NULL;
 	run(st, s);
-}
-
-static void not_opened(void *arg, const struct err *e)
-{
-	struct execute_state *st = arg;
-
-	st->call->wait = NULL;
-	call_fail(st->call, e);
 }
 
 static void execute(struct http_request *rq, void *ctx, enum shape shape)
@@ -354,7 +345,7 @@ static void execute(struct http_request *rq, void *ctx, enum shape shape)
 		return;
 	}
 	/* Both kinds by the same way: first come, first served, also before the session is open. */
-	c->wait = session_when_open(s, opened, not_opened, st);
+	call_when_open(c, s, opened, st);
 }
 
 void execute_old(struct http_request *rq, void *ctx)

@@ -305,7 +305,6 @@ static void on_open(void *arg, struct session *s, struct agent_link *link)
 	struct str path = str_from(f->path);
 	struct err e = ERR_INIT;
 
-	c->wait = NULL;
 	call_session_headers(c, s);
 	if (f->what == FILE_LIST)
 		f->op = agent_file_list(link, path, f->recursive, c->config->list_max, &file_events,
@@ -318,14 +317,6 @@ static void on_open(void *arg, struct session *s, struct agent_link *link)
 		err_set(&e, ERR_NOMEM, "out of memory");
 		call_fail(c, &e);
 	}
-}
-
-static void on_not_open(void *arg, const struct err *e)
-{
-	struct file_call *f = arg;
-
-	f->call->wait = NULL;
-	call_fail(f->call, e);
 }
 
 static void start(struct call *c, int what, struct str directory, struct str name)
@@ -351,7 +342,7 @@ static void start(struct call *c, int what, struct str directory, struct str nam
 	if (!s)
 		call_fail(c, &e);
 	else
-		c->wait = session_when_open(s, on_open, on_not_open, f);
+		call_when_open(c, s, on_open, f);
 }
 
 static struct str directory_of(struct call *c)

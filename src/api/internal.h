@@ -24,7 +24,9 @@ struct call {
 	struct str identifier;
 	bool fresh; /* this call made the session */
 	struct session_wait *wait;
-	void *state; /* of the handler */
+	/* Whoever waits for the session to open (call_when_open). */
+	void (*open)(void *arg, struct session *s, struct agent_link *link);
+	void *open_arg;
 };
 
 /** call_begin: pool and api-version; replies with the error and returns NULL if they are wrong. */
@@ -33,6 +35,12 @@ struct call *call_begin(struct http_request *rq, void *ctx, enum shape shape);
 int call_identifier(struct call *c, struct err *e);
 /** call_session: the identifier's session, made if needed. */
 struct session *call_session(struct call *c, struct err *e);
+/**
+ * call_when_open: calls open(arg) when the session's sandbox can be talked to (maybe at once); a
+ * session that ends first is answered with its error.
+ */
+void call_when_open(struct call *c, struct session *s,
+		    void (*open)(void *arg, struct session *s, struct agent_link *link), void *arg);
 /** call_is_old: whether files calls of this api-version have the old shape. */
 bool call_is_old(const struct call *c);
 /** call_headers: session and timing headers. */

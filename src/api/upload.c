@@ -247,7 +247,6 @@ static void on_open(void *arg, struct session *s, struct agent_link *link)
 	struct upload *u = arg;
 	struct err e = ERR_INIT;
 
-	u->call->wait = NULL;
 	u->guard = agent_file_guard(link, &guard_events, u);
 	if (!u->guard) {
 		err_set(&e, ERR_NOMEM, "out of memory");
@@ -257,14 +256,6 @@ static void on_open(void *arg, struct session *s, struct agent_link *link)
 	u->link = link;
 	call_session_headers(u->call, s);
 	http_body_sink(u->call->rq, on_body, u);
-}
-
-static void on_not_open(void *arg, const struct err *e)
-{
-	struct upload *u = arg;
-
-	u->call->wait = NULL;
-	fail(u, e);
 }
 
 static void upload(struct http_request *rq, void *ctx, enum shape shape)
@@ -303,7 +294,7 @@ static void upload(struct http_request *rq, void *ctx, enum shape shape)
 	if (!s)
 		call_fail(c, &e);
 	else
-		c->wait = session_when_open(s, on_open, on_not_open, u);
+		call_when_open(c, s, on_open, u);
 }
 
 void files_upload(struct http_request *rq, void *ctx)

@@ -130,15 +130,21 @@ static bool block_lives(unsigned block)
 	return lives;
 }
 
-/* A block may be free when the run directory it names is gone. */
-static bool block_free(int dfd, const char *name, char *owner, size_t owner_size)
-{
-	ssize_t n = readlinkat(dfd, name, owner, owner_size - 1);
+#define OWNER_SIZE 512
 
-	if (n < 0)
-		return true;
-	owner[n] = '\0';
-	return access(owner, F_OK) < 0 && errno == ENOENT;
+/* The run directory a block's link names; "" if the block has none. */
+static void block_owner(int dfd, int block, char name[static 16], char owner[static OWNER_SIZE])
+{
+	snprintf(name, 16, "%d", block);
+	ssize_t n = readlinkat(dfd, name, owner, OWNER_SIZE - 1);
+
+	owner[n > 0 ? n : 0] = '\0';
+}
+
+/* A block may be free when the run directory it names is gone. */
+static bool owner_gone(const char *owner)
+{
+	return !*owner || (access(owner, F_OK) < 0 && errno == ENOENT);
 }
 
 int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct err *e)
@@ -153,16 +159,14 @@ int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct er
 
 	for (int i = 0; i < BLOCKS; i++) {
 		char name[16];
-		char owner[512] = "";
+		char owner[OWNER_SIZE];
 
-		snprintf(name, sizeof(name), "%d", i);
-		bool free_block = block_free(dfd, name, owner, sizeof(owner));
-
+		block_owner(dfd, i, name, owner);
 		if (strcmp(owner, run_dir) == 0) {
 			found = i;
 			break;
 		}
-		if (free_block && found < 0 && !block_lives((unsigned)i))
+		if (found < 0 && owner_gone(owner) && !block_lives((unsigned)i))
 			found = i;
 	}
 	if (found < 0)
@@ -186,12 +190,10 @@ void record_uid_release(const char *dir, const char *run_dir)
 		return;
 	for (int i = 0; i < BLOCKS; i++) {
 		char name[16];
-		char owner[512] = "";
-		ssize_t n;
+		char owner[OWNER_SIZE];
 
-		snprintf(name, sizeof(name), "%d", i);
-		n = readlinkat(dfd, name, owner, sizeof(owner) - 1);
-		if (n > 0 && strlen(run_dir) == (size_t)n && memcmp(owner, run_dir, (size_t)n) == 0)
+		block_owner(dfd, i, name, owner);
+		if (strcmp(owner, run_dir) == 0)
 			unlinkat(dfd, name, 0);
 	}
 }

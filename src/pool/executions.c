@@ -219,7 +219,6 @@ static void finish(struct execution *x)
 		store_result(x);
 	list_add_tail(&s->recent, &x->node);
 	s->recent_len++;
-	s->fresh = s->fresh && !done;
 	s->accessed_us = clock_wall_us();
 	x->done = NULL;
 	if (done)

@@ -86,7 +86,6 @@ struct session {
 	int64_t accessed_us;
 	int64_t asked_ns; /* for the allocation time */
 	int64_t allocation_us;
-	bool fresh;
 	bool kernel_idle;
 	bool stored; /* has a row */
 	bool ended;
@@ -109,6 +108,8 @@ void pools_signal_ready(struct pools *p, const struct err *e);
 struct sandbox *sandbox_find(struct pools *p, const char *sid);
 /** sandbox_adopt: one that an earlier daemon left, for this session; connects. */
 int sandbox_adopt(struct session *s, const char *sid, const char *image, struct err *e);
+/** sandbox_leave_stock: off the list and out of the counts its state has it in. */
+void sandbox_leave_stock(struct sandbox *sb);
 void sandbox_destroy(struct sandbox *sb);
 /** sandbox_destroy_unknown: by id alone. */
 void sandbox_destroy_unknown(struct pools *p, const char *sid);

@@ -88,7 +88,6 @@ struct session_info {
 	int64_t accessed_us;
 	int64_t expires_us;
 	struct pool *pool;
-	bool fresh;            /* no request has been answered from it yet */
 	int64_t allocation_us; /* how long it waited for its sandbox */
 };
 struct session_info session_info(const struct session *s);

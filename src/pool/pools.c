@@ -242,12 +242,14 @@ struct listed {
 	size_t lost_count;
 };
 
+static int compare_sids(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
 static bool is_listed(const struct listed *l, const char *sid)
 {
-	for (size_t i = 0; i < l->count; i++)
-		if (strcmp(l->sids[i], sid) == 0)
-			return true;
-	return false;
+	return l->count && bsearch(&sid, l->sids, l->count, sizeof(l->sids[0]), compare_sids);
 }
 
 static void note_lost(struct listed *l, const char *sid)

@@ -38,7 +38,7 @@ static void feed_starved(struct pools *p)
 }
 
 /* Leaves whatever list and count its state puts it in. */
-static void leave_pool(struct sandbox *sb)
+void sandbox_leave_stock(struct sandbox *sb)
 {
 	struct pool *pool = sb->pool;
 
@@ -109,7 +109,7 @@ void sandbox_destroy(struct sandbox *sb)
 
 	if (sb->dead)
 		return;
-	leave_pool(sb);
+	sandbox_leave_stock(sb);
 	sb->dead = true;
 	sb->session = NULL;
 	agent_link_free(sb->link);
@@ -165,7 +165,7 @@ static void became_ready(struct sandbox *sb)
 {
 	struct pool *pool = sb->pool;
 
-	leave_pool(sb);
+	sandbox_leave_stock(sb);
 	pool->failures = 0;
 	sb->state = SANDBOX_READY;
 	if (!list_empty(&pool->waiting)) {
@@ -343,7 +343,7 @@ static void created(void *arg, const struct err *e)
 	}
 	struct pool *pool = sb->pool;
 
-	leave_pool(sb);
+	sandbox_leave_stock(sb);
 	sb->state = SANDBOX_SHELL;
 	list_add_tail(&pool->shells, &sb->list);
 	pool->shell_count++;
@@ -412,7 +412,7 @@ static void promote_shell(struct pool *pool)
 {
 	struct sandbox *sb = list_first(&pool->shells, struct sandbox, list);
 
-	leave_pool(sb);
+	sandbox_leave_stock(sb);
 	sb->want_kernel = true;
 	sb->counted = true;
 	pool->pools->starting++;
@@ -508,8 +508,7 @@ void pool_refill_now(struct pool *pool)
 	}
 	/* Shells are for the time when the ready list runs dry; they never compete with it, nor
 	 * with somebody who waits for a processor. */
-	while (!pool->making && !pool->waiting_count &&
-	       pool->ready_count + pool->making >= target &&
+	while (!pool->making && pool->ready_count >= target &&
 	       pool->shell_count + pool->making_shells < (size_t)p->config.shells &&
 	       p->starting < (size_t)p->config.starting_max)
 		if (make_sandbox(pool, false) < 0)

@@ -160,7 +160,6 @@ void session_bind(struct session *s, struct sandbox *sb)
 	sb->session = s;
 	s->sandbox = sb;
 	s->kernel_idle = true;
-	s->fresh = true;
 	pool_note_demand(s->pool);
 	/* The row is written before anything runs: a session that did something
 	 * is never forgotten. */
@@ -197,8 +196,7 @@ struct session *session_open(struct pool *pool, struct str identifier, struct er
 	if (pool->ready_count) {
 		struct sandbox *sb = list_first(&pool->ready, struct sandbox, list);
 
-		list_remove(&sb->list);
-		pool->ready_count--;
+		sandbox_leave_stock(sb);
 		session_bind(s, sb);
 		pool_refill(pool);
 		if (!s->ended)
@@ -285,7 +283,6 @@ struct session_info session_info(const struct session *s)
 		.accessed_us = s->accessed_us,
 		.expires_us = s->accessed_us + (int64_t)s->pool->spec.cooldown_s * 1000000,
 		.pool = s->pool,
-		.fresh = s->fresh,
 		.allocation_us = s->allocation_us,
 	};
 }

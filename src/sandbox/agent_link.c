@@ -21,7 +21,6 @@ struct agent_file_op {
 	struct agent_link *link;
 	uint32_t window; /* write: bytes we may send */
 	bool starved;
-	bool ended;
 };
 
 struct agent_link {
@@ -590,7 +589,6 @@ size_t agent_file_put(struct agent_file_op *op, const char *data, size_t len)
 
 void agent_file_end(struct agent_file_op *op)
 {
-	op->ended = true;
 	link_send(op->link, AGENT_FILE_END, op->op, (struct str){ 0 }, (struct str){ 0 });
 }
 

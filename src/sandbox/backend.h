@@ -40,7 +40,7 @@ struct backend_ops {
 	void (*start_kernel)(struct backend *b, const char *sid, backend_kernel_fn done, void *arg);
 	/** destroy: done when nothing of the sandbox is left; unknown ids succeed. */
 	void (*destroy)(struct backend *b, const char *sid, backend_done_fn done, void *arg);
-	/** list: every sandbox the tier still has. */
+	/** list: every sandbox the tier still has, in order of its id. */
 	void (*list)(struct backend *b, backend_list_fn done, void *arg);
 	void (*stats)(struct backend *b, const char *sid,
 		      void (*done)(void *arg, const struct jailer_stats *stats,
