@@ -16,10 +16,14 @@
 
 #include <stdint.h>
 
-#define JAILER_PROTO_VERSION 1
+#define JAILER_PROTO_VERSION 2
 #define JAILER_SID_SIZE      33 /* 32 hex digits + NUL */
 #define JAILER_IMAGE_SIZE    65
 #define JAILER_LIST_MAX      64
+/** Refused system calls that one reply names; a name fits with its NUL. */
+#define JAILER_REFUSED_MAX  8
+#define JAILER_CALL_SIZE    28
+#define JAILER_MISSING_SIZE 160
 
 enum jailer_op {
 	JAILER_CREATE = 1,       /* a sandbox without a kernel (a "shell") */
@@ -29,8 +33,14 @@ enum jailer_op {
 	JAILER_STATS = 5,
 	JAILER_IMAGE = 6, /* start the zygote of an image; reply when it is loaded */
 	JAILER_PING = 7,
+	JAILER_MEMORY = 8,   /* another memory limit (limits.memory_bytes) for a living sandbox */
+	JAILER_NETWORK = 9,  /* `network` 1: connects a sandbox to the outside, 0: cuts it off;
+				repeating either succeeds */
+	JAILER_REFUSED = 10, /* system calls the filter refused in a sandbox since `since_ns` */
 	/* jailer -> daemon, unasked, tag 0 */
-	JAILER_RESTARTED = 32, /* a new jailer took over; requests without reply are lost */
+	JAILER_RESTARTED = 32, /* a new jailer took over; requests without reply are lost; `missing`
+				  names what the machine does not enforce */
+	JAILER_FLOWS = 33,     /* carries one fd: flow_proto.h records of connected sandboxes */
 };
 
 struct jailer_limits {
@@ -39,8 +49,8 @@ struct jailer_limits {
 	uint64_t tmp_bytes;    /* tmpfs size of /tmp and of the home directory, each */
 	uint32_t inodes;       /* per tmpfs */
 	uint32_t pids;
-	uint32_t cpu_millis; /* quota in thousandths of a core, 0 = no quota */
-	uint32_t reserved;
+	uint32_t cpu_millis; /* quota in thousandths of a core, 0 = no quota; also the share */
+	uint32_t open_files; /* of each process */
 };
 
 struct jailer_request {
@@ -49,8 +59,10 @@ struct jailer_request {
 	uint32_t tag;
 	char sid[JAILER_SID_SIZE];
 	char image[JAILER_IMAGE_SIZE]; /* CREATE, IMAGE */
-	uint8_t pad[6];
-	struct jailer_limits limits; /* CREATE */
+	uint8_t network;               /* NETWORK */
+	uint8_t pad[5];
+	struct jailer_limits limits; /* CREATE; MEMORY */
+	uint64_t since_ns;           /* REFUSED: CLOCK_MONOTONIC */
 };
 
 struct jailer_stats {
@@ -70,4 +82,9 @@ struct jailer_reply {
 	char sids[JAILER_LIST_MAX][JAILER_SID_SIZE];
 	struct jailer_stats stats;
 	uint64_t duration_us; /* time the jailer (and zygote) spent on it */
+	uint32_t address;     /* NETWORK: IPv4 address of the sandbox, host byte order; 0: none */
+	uint32_t refused_count;
+	char refused[JAILER_REFUSED_MAX][JAILER_CALL_SIZE]; /* REFUSED: names, latest first */
+	char missing[JAILER_MISSING_SIZE]; /* RESTARTED: words, space between; empty: all enforced
+					    */
 };

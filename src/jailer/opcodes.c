@@ -21,14 +21,19 @@ static bool is_hex(const char *text, size_t digits)
 	return text[digits] == '\0';
 }
 
+static bool memory_ok(uint64_t bytes)
+{
+	return bytes >= (16u << 20) && bytes <= 1ull << 40;
+}
+
 static bool limits_ok(const struct jailer_limits *l)
 {
 	const uint64_t tib = 1ull << 40;
 
-	return l->memory_bytes >= (16u << 20) && l->memory_bytes <= tib &&
-	       l->data_bytes >= (1u << 20) && l->data_bytes <= tib && l->tmp_bytes >= (1u << 20) &&
-	       l->tmp_bytes <= tib && l->inodes >= 64 && l->inodes <= (1u << 28) && l->pids >= 8 &&
-	       l->pids <= 1000000 && l->cpu_millis <= 1000000 && l->reserved == 0;
+	return memory_ok(l->memory_bytes) && l->data_bytes >= (1u << 20) && l->data_bytes <= tib &&
+	       l->tmp_bytes >= (1u << 20) && l->tmp_bytes <= tib && l->inodes >= 64 &&
+	       l->inodes <= (1u << 28) && l->pids >= 8 && l->pids <= 1000000 &&
+	       l->cpu_millis <= 1000000 && l->open_files >= 64 && l->open_files <= 1048576;
 }
 
 bool opcode_request_ok(const void *packet, size_t len, struct err *e)
@@ -40,7 +45,9 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 		return false;
 	}
 	bool names_sid = rq->op == JAILER_CREATE || rq->op == JAILER_START_KERNEL ||
-			 rq->op == JAILER_DESTROY || rq->op == JAILER_STATS;
+			 rq->op == JAILER_DESTROY || rq->op == JAILER_STATS ||
+			 rq->op == JAILER_MEMORY || rq->op == JAILER_NETWORK ||
+			 rq->op == JAILER_REFUSED;
 	bool names_image = rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE;
 
 	bool lists = rq->op == JAILER_LIST && rq->sid[0];
@@ -53,6 +60,10 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 			JAILER_IMAGE_SIZE - 1);
 	else if (rq->op == JAILER_CREATE && !limits_ok(&rq->limits))
 		err_set(e, ERR_PROTOCOL, "limits out of range");
+	else if (rq->op == JAILER_MEMORY && !memory_ok(rq->limits.memory_bytes))
+		err_set(e, ERR_PROTOCOL, "memory limit out of range");
+	else if (rq->op == JAILER_NETWORK && rq->network > 1)
+		err_set(e, ERR_PROTOCOL, "network is 0 or 1");
 	else
 		return true;
 	return false;

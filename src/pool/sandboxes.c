@@ -392,6 +392,7 @@ static int make_sandbox(struct pool *pool, bool with_kernel)
 			.inodes = spec->inodes,
 			.pids = spec->pids,
 			.cpu_millis = spec->cpu_millis,
+			.open_files = 4096,
 		},
 	};
 

@@ -13,6 +13,7 @@
  */
 
 #include "base/err.h"
+#include "base/flow_proto.h"
 #include "base/jailer_proto.h"
 
 #include <stdbool.h>
@@ -28,6 +29,11 @@ struct sandbox_spec {
 typedef void (*backend_done_fn)(void *arg, const struct err *e);
 /** fd: the agent's end of a new kernel's socket, owned by the callee; -1 on error. */
 typedef void (*backend_kernel_fn)(void *arg, int fd, const struct err *e);
+/** address: the sandbox's, 0 when it is not connected. */
+typedef void (*backend_network_fn)(void *arg, uint32_t address, const struct err *e);
+/** names: of system calls, latest first; valid during the callback. */
+typedef void (*backend_refused_fn)(void *arg, const char *const *names, size_t count,
+				   const struct err *e);
 typedef void (*backend_list_fn)(void *arg, const char *const *sids, size_t count,
 				const struct err *e);
 
@@ -46,6 +52,15 @@ struct backend_ops {
 		      void (*done)(void *arg, const struct jailer_stats *stats,
 				   const struct err *e),
 		      void *arg);
+	/** memory: another limit for a living sandbox; ERR_CONFLICT if it uses more already. */
+	void (*memory)(struct backend *b, const char *sid, uint64_t bytes, backend_done_fn done,
+		       void *arg);
+	/** network: connects a sandbox to the outside, or cuts it off; repeating succeeds. */
+	void (*network)(struct backend *b, const char *sid, bool on, backend_network_fn done,
+			void *arg);
+	/** refused: what the system-call filter refused since then (clock_mono_ns). */
+	void (*refused)(struct backend *b, const char *sid, int64_t since_ns,
+			backend_refused_fn done, void *arg);
 	/** connect: descriptor of a connected stream socket, or -1. */
 	int (*connect)(struct backend *b, const char *sid, struct err *e);
 	void (*free)(struct backend *b);
@@ -58,7 +73,12 @@ struct backend {
 	void (*restarted)(void *arg);
 	/** lost: the helper process cannot come back. */
 	void (*lost)(void *arg, const struct err *e);
+	/** flow: what a connected sandbox did on the network; NULL: not wanted. */
+	void (*flow)(void *arg, const struct flow_record *r);
 	void *arg;
+	/** What this machine does not enforce: words ("memory pids cpu landlock …"), space between;
+	 * empty when all is; known from the first restarted() on. */
+	char missing[JAILER_MISSING_SIZE];
 };
 
 /** process_backend_new: takes jailer_fd; sockets_dir (borrowed) is the directory of the agents'

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* One request on its way to the jailer. */
 struct call {
@@ -23,6 +24,8 @@ struct call {
 	backend_kernel_fn kernel_done;
 	backend_list_fn list_done;
 	void (*stats_done)(void *arg, const struct jailer_stats *stats, const struct err *e);
+	backend_network_fn network_done;
+	backend_refused_fn refused_done;
 	char (*sids)[JAILER_SID_SIZE]; /* LIST: what earlier packets brought */
 	size_t sid_count;
 };
@@ -36,6 +39,8 @@ struct process_backend {
 	struct list unsent;
 	uint32_t next_tag;
 	bool lost;
+	int flows_fd; /* -1: nothing is connected yet */
+	struct loop_watch *flows_watch;
 };
 
 static struct process_backend *self(struct backend *b)
@@ -69,6 +74,18 @@ static void call_end(struct process_backend *p, struct call *c, const struct jai
 		copy.done(copy.arg, e);
 	if (copy.stats_done)
 		copy.stats_done(copy.arg, reply ? &reply->stats : NULL, e);
+	if (copy.network_done)
+		copy.network_done(copy.arg, reply ? reply->address : 0, e);
+	if (copy.refused_done) {
+		const char *names[JAILER_REFUSED_MAX];
+		size_t count = 0;
+
+		while (reply && count < reply->refused_count && count < JAILER_REFUSED_MAX) {
+			names[count] = reply->refused[count];
+			count++;
+		}
+		copy.refused_done(copy.arg, names, count, e);
+	}
 	if (copy.list_done) {
 		const char **sids = calloc(copy.sid_count + 1, sizeof(*sids));
 
@@ -186,12 +203,63 @@ static void take_list(struct process_backend *p, struct call *c, const struct ja
 	call_send(p, c);
 }
 
+static void close_flows(struct process_backend *p)
+{
+	loop_watch_free(p->flows_watch);
+	p->flows_watch = NULL;
+	if (p->flows_fd >= 0)
+		close(p->flows_fd);
+	p->flows_fd = -1;
+}
+
+static void flows_readable(void *arg, int events)
+{
+	struct process_backend *p = arg;
+
+	(void)events;
+	for (int i = 0; i < 64; i++) {
+		struct flow_record r;
+		ssize_t n = recv(p->flows_fd, &r, sizeof(r), MSG_DONTWAIT | MSG_TRUNC);
+
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n <= 0) {
+			close_flows(p); /* the gateway ended; a new one brings its own socket */
+			return;
+		}
+		/* SECURITY: exactly one record, its text terminated; what it says is the
+		 * receiver's to check. */
+		if (n != (ssize_t)sizeof(r) || r.version != FLOW_PROTO_VERSION || !p->base.flow)
+			continue;
+		r.name[sizeof(r.name) - 1] = '\0';
+		p->base.flow(p->base.arg, &r);
+	}
+}
+
+static void take_flows(struct process_backend *p, int fd)
+{
+	close_flows(p);
+	if (fd < 0)
+		return;
+	p->flows_fd = fd;
+	p->flows_watch = loop_watch_new(fd, flows_readable, p);
+	if (!p->flows_watch) {
+		log_error("flow records: out of memory");
+		close_flows(p);
+		return;
+	}
+	loop_watch_set(p->flows_watch, LOOP_READ);
+}
+
 static void take_reply(struct process_backend *p, struct jailer_reply *reply, int fd)
 {
 	struct map_node *n =
 		map_get(&p->calls, (struct str){ (char *)&reply->tag, sizeof(reply->tag) });
 
 	reply->err.msg[sizeof(reply->err.msg) - 1] = '\0';
+	reply->missing[sizeof(reply->missing) - 1] = '\0';
+	for (size_t i = 0; i < JAILER_REFUSED_MAX; i++)
+		reply->refused[i][sizeof(reply->refused[i]) - 1] = '\0';
 	if (reply->op == JAILER_RESTARTED && reply->tag == 0) {
 		struct err e = ERR_INIT;
 		struct list lost;
@@ -201,12 +269,17 @@ static void take_reply(struct process_backend *p, struct jailer_reply *reply, in
 			p->base.lost(p->base.arg, &reply->err);
 			return;
 		}
+		snprintf(p->base.missing, sizeof(p->base.missing), "%s", reply->missing);
 		err_set(&e, ERR_UNAVAILABLE, "the jailer was restarted; try again");
 		/* First the news, then its consequences: who hears of a failed call must know why.
 		 */
 		detach_all(p, &lost);
 		p->base.restarted(p->base.arg);
 		fail_detached(p, &lost, &e);
+		return;
+	}
+	if (reply->op == JAILER_FLOWS && reply->tag == 0) {
+		take_flows(p, fd);
 		return;
 	}
 	if (!n) {
@@ -348,6 +421,54 @@ static void process_stats(struct backend *b, const char *sid,
 	call_send(self(b), c);
 }
 
+static void process_memory(struct backend *b, const char *sid, uint64_t bytes, backend_done_fn done,
+			   void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_MEMORY, sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, &e);
+		return;
+	}
+	c->rq.limits.memory_bytes = bytes;
+	c->done = done;
+	call_send(self(b), c);
+}
+
+static void process_network(struct backend *b, const char *sid, bool on, backend_network_fn done,
+			    void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_NETWORK, sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, 0, &e);
+		return;
+	}
+	c->rq.network = on;
+	c->network_done = done;
+	call_send(self(b), c);
+}
+
+static void process_refused(struct backend *b, const char *sid, int64_t since_ns,
+			    backend_refused_fn done, void *arg)
+{
+	struct call *c = call_new(self(b), JAILER_REFUSED, sid, arg);
+	struct err e = ERR_INIT;
+
+	if (!c) {
+		no_memory(&e);
+		done(arg, NULL, 0, &e);
+		return;
+	}
+	c->rq.since_ns = (uint64_t)since_ns;
+	c->refused_done = done;
+	call_send(self(b), c);
+}
+
 static int process_connect(struct backend *b, const char *sid, struct err *e)
 {
 	char path[512];
@@ -364,6 +485,7 @@ static void process_free(struct backend *b)
 		call_free(p, container_of(map_next(&p->calls, NULL), struct call, node));
 	map_done(&p->calls);
 	loop_watch_free(p->watch);
+	close_flows(p);
 	close(p->fd);
 	free(p);
 }
@@ -376,6 +498,9 @@ static const struct backend_ops process_ops = {
 	.destroy = process_destroy,
 	.list = process_list,
 	.stats = process_stats,
+	.memory = process_memory,
+	.network = process_network,
+	.refused = process_refused,
 	.connect = process_connect,
 	.free = process_free,
 };
@@ -390,6 +515,7 @@ struct backend *process_backend_new(int jailer_fd, const char *sockets_dir, stru
 	}
 	p->base.ops = &process_ops;
 	p->fd = jailer_fd;
+	p->flows_fd = -1;
 	p->sockets_dir = sockets_dir;
 	map_init(&p->calls);
 	list_init(&p->unsent);

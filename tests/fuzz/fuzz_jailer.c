@@ -22,16 +22,20 @@ static void check_accepted(const struct jailer_request *rq)
 
 	assert(rq->version == JAILER_PROTO_VERSION);
 	if (rq->op == JAILER_CREATE || rq->op == JAILER_START_KERNEL || rq->op == JAILER_DESTROY ||
-	    rq->op == JAILER_STATS || (rq->op == JAILER_LIST && rq->sid[0]))
+	    rq->op == JAILER_STATS || rq->op == JAILER_MEMORY || rq->op == JAILER_NETWORK ||
+	    rq->op == JAILER_REFUSED || (rq->op == JAILER_LIST && rq->sid[0]))
 		check_name(rq->sid, sizeof(rq->sid));
 	if (rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE)
 		check_name(rq->image, sizeof(rq->image));
+	assert(rq->op != JAILER_NETWORK || rq->network <= 1);
+	if (rq->op == JAILER_MEMORY)
+		assert(l->memory_bytes >= 16u << 20 && l->memory_bytes <= 1ull << 40);
 	if (rq->op != JAILER_CREATE)
 		return;
 	assert(l->memory_bytes && l->memory_bytes <= 1ull << 40);
 	assert(l->data_bytes && l->data_bytes <= 1ull << 40);
 	assert(l->tmp_bytes && l->tmp_bytes <= 1ull << 40);
-	assert(l->pids >= 8 && l->inodes >= 64 && l->reserved == 0);
+	assert(l->pids >= 8 && l->inodes >= 64 && l->open_files >= 64);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -48,7 +48,8 @@ static struct jailer_request request(uint16_t op)
 			    .tmp_bytes = 1u << 26,
 			    .inodes = 100000,
 			    .pids = 256,
-			    .cpu_millis = 2000 },
+			    .cpu_millis = 2000,
+			    .open_files = 4096 },
 	};
 
 	return rq;
@@ -222,7 +223,7 @@ static void test_list(void **state)
 
 static void test_dispatch(void **state)
 {
-	static const uint16_t unknown[] = { 0, JAILER_PING + 1, JAILER_RESTARTED, UINT16_MAX };
+	static const uint16_t unknown[] = { 0, JAILER_REFUSED + 1, JAILER_RESTARTED, UINT16_MAX };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(unknown); i++)
@@ -253,7 +254,7 @@ static void test_request_limits(void **state)
 		{ LIMIT(inodes, false), 64, 1u << 28 },
 		{ LIMIT(pids, false), 8, 1000000 },
 		{ LIMIT(cpu_millis, false), 0, 1000000 },
-		{ LIMIT(reserved, false), 0, 0 },
+		{ LIMIT(open_files, false), 64, 1048576 },
 #undef LIMIT
 	};
 
