@@ -246,7 +246,9 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 	int rc = -1;
 
 	if (p) {
-		struct zygote_request zrq = { .tag = p->zygote_tag, .cgroup_fds = (uint32_t)procs };
+		struct zygote_request zrq = { .tag = p->zygote_tag,
+					      .cgroup_fds = (uint32_t)procs,
+					      .limits = s->rec.limits };
 
 		fds[0] = s->pidfd;
 		fds[1] = kernel_end;

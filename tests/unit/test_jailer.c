@@ -345,7 +345,8 @@ static void test_records(void **state)
 			    .image = IMAGE,
 			    .slot = RECORD_SLOTS - 1,
 			    .pid = 4711,
-			    .start_time = 18446744073709551615ull };
+			    .start_time = 18446744073709551615ull,
+			    .limits = { 1048576, 1000000 } };
 	struct err e = ERR_INIT;
 
 	(void)state;
@@ -359,6 +360,8 @@ static void test_records(void **state)
 	assert_int_equal(s.last.slot, RECORD_SLOTS - 1);
 	assert_int_equal(s.last.pid, 4711);
 	assert_true(s.last.start_time == r.start_time);
+	assert_int_equal(s.last.limits.open_files, 1048576);
+	assert_int_equal(s.last.limits.pids, 1000000);
 	r.slot = 0;
 	assert_int_equal(record_write(dfd, &r, &e), 0); /* replaces */
 	s = read_records();
@@ -376,15 +379,17 @@ static void test_records_corrupt(void **state)
 	static const char *const texts[] = {
 		"",
 		"\n",
-		"1",
-		"1 5 4711 99",        /* no image */
-		"2 5 4711 99 " IMAGE, /* another version */
-		"1 x 4711 99 " IMAGE, /* no number */
-		"1 5 1 99 " IMAGE,    /* init is nobody's sandbox */
-		"1 5 0 99 " IMAGE,
-		"1 5 -4711 99 " IMAGE,    /* kill(-pid) would be a process group */
-		"1 16384 4711 99 " IMAGE, /* RECORD_SLOTS */
-		"1 4294967295 4711 99 " IMAGE,
+		"2",
+		"2 5 4711 99 4096 256",           /* no image */
+		"2 5 4711 99 " IMAGE,             /* no limits */
+		"2 5 4711 99 " IMAGE " 4096",     /* not all of them */
+		"1 5 4711 99 " IMAGE " 4096 256", /* another version */
+		"2 x 4711 99 " IMAGE " 4096 256", /* no number */
+		"2 5 1 99 " IMAGE " 4096 256",    /* init is nobody's sandbox */
+		"2 5 0 99 " IMAGE " 4096 256",
+		"2 5 -4711 99 " IMAGE " 4096 256",    /* kill(-pid) would be a process group */
+		"2 16384 4711 99 " IMAGE " 4096 256", /* RECORD_SLOTS */
+		"2 4294967295 4711 99 " IMAGE " 4096 256",
 	};
 	char name[] = SID;
 	struct err e = ERR_INIT;
