@@ -22,6 +22,7 @@ struct record {
 	/* SECURITY: of every kernel to come; kept here and not asked for in START_KERNEL, so that
 	 * the daemon cannot change them once the sandbox is made. */
 	struct confine_limits limits;
+	uint64_t memory_bytes; /* what CREATE set, and the most that MEMORY may set */
 };
 
 int record_write(int dfd, const struct record *r, struct err *e);
