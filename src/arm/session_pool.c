@@ -6,6 +6,7 @@
  * - properties.isolation: the tier of the sandboxes; auto (default), process, oci or microvm
  * - properties.minimumIsolation: the same words; a weaker placement is refused
  * - properties.sessionLimits: what one session may use; names, ranges, defaults: `limits` below
+ * - properties.unenforced: read only, which of these the machine does not keep; absent if none
  *
  * A tier, container type or network that this machine does not offer is refused when the pool is
  * written, never replaced by something weaker.
@@ -18,6 +19,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define COOLDOWN_MIN_S     60
 #define COOLDOWN_MAX_S     3600
@@ -25,6 +27,7 @@
 #define SESSIONS_MAX       10000
 #define SESSIONS_DEFAULT   10
 #define SECRETS_MAX        100
+#define OPEN_FILES_MAX     1048576
 /** The last version that shows dynamicPoolConfiguration flat, without lifecycleConfiguration. */
 #define LAST_FLAT_VERSION "2024-10-02-preview"
 
@@ -91,6 +94,7 @@ static const struct json_shape limits_shape[] = {
 	{ .name = "tmpSize", .kind = JSON_KIND_ANY },
 	{ .name = "inodes", .kind = JSON_KIND_INT },
 	{ .name = "pids", .kind = JSON_KIND_INT },
+	{ .name = "openFiles", .kind = JSON_KIND_INT },
 	{ .name = "cpu", .kind = JSON_KIND_NUMBER },
 	{ .name = "outputStreamsMaxLength", .kind = JSON_KIND_INT },
 	{ .name = "defaultTimeoutInSeconds", .kind = JSON_KIND_INT },
@@ -168,6 +172,7 @@ static const struct limit {
 	{ "tmpSize", LIMIT_SIZE, MIB, 1024 * GIB, 256 * MIB, 1, FIELD(tmp_bytes) }, /* /tmp, home */
 	{ "inodes", LIMIT_COUNT, 64, 16777216, 65536, 1, FIELD(inodes) }, /* of each of these */
 	{ "pids", LIMIT_COUNT, 8, 32768, 256, 1, FIELD(pids) },
+	{ "openFiles", LIMIT_COUNT, 64, OPEN_FILES_MAX, 4096, 1, FIELD(open_files) },
 	{ "cpu", LIMIT_CORES, 50, 256000, 1000, 1, FIELD(cpu_millis) },
 	{ "outputStreamsMaxLength", LIMIT_COUNT, 1, MIB, 4096, 1, FIELD(output_max) },
 	{ "defaultTimeoutInSeconds", LIMIT_COUNT, 1, 86400, 1800, 1000, FIELD(timeout_default_ms) },
@@ -261,6 +266,22 @@ static int read_limits(const json_t *given, struct session_pool_spec *spec, stru
 			       spec->timeout_max_ms / 1000);
 	spec->timeout_default_ms = spec->timeout_max_ms;
 	return 0;
+}
+
+/* The jailer cannot give a session more descriptors than the host gives root. */
+static int check_open_files(const json_t *given, const struct session_pool_spec *spec,
+			    struct err *e)
+{
+	struct rlimit host;
+
+	if (!json_object_get(given, "openFiles") || getrlimit(RLIMIT_NOFILE, &host) < 0 ||
+	    spec->open_files <= host.rlim_max)
+		return 0;
+	return err_set(e, ERR_POOL_CONFIG,
+		       "Unexpected value: 'sessionLimits.openFiles'. 'Must be <= %llu, the open "
+		       "files that this machine allows a process.' Choose less, or start bivouacd "
+		       "with a higher hard limit (LimitNOFILE=, ulimit -Hn).",
+		       (unsigned long long)host.rlim_max);
 }
 
 /* --- older spellings --- */
@@ -608,10 +629,32 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 	    check_isolation_word(props, "minimumIsolation", e) < 0 ||
 	    check_identity(wanted, props, e) < 0 || check_secrets(props, old_props, e) < 0)
 		return -1;
-	return read_limits(json_object_get(props, "sessionLimits"), &spec, e);
+	const json_t *given = json_object_get(props, "sessionLimits");
+
+	if (read_limits(given, &spec, e) < 0)
+		return -1;
+	return check_open_files(given, &spec, e);
 }
 
 /* --- showing --- */
+
+/* Extension, and only where it has something to say: limits that this machine does not keep. */
+static void render_unenforced(json_t *props, const char *words)
+{
+	json_t *list = json_array();
+
+	for (const char *p = words ? words : ""; *p;) {
+		size_t len = strcspn(p, " ");
+
+		if (len)
+			json_array_append_new(list, json_stringn(p, len));
+		p += len + strspn(p + len, " ");
+	}
+	if (json_array_size(list))
+		json_object_set_new(props, "unenforced", list);
+	else
+		json_decref(list);
+}
 
 static void render_flat(json_t *props)
 {
@@ -654,6 +697,7 @@ static json_t *render(struct arm *arm, const json_t *doc, const char *api_versio
 	if (!json_object_get(props, "managedIdentitySettings"))
 		json_object_set_new(props, "managedIdentitySettings", json_array());
 	json_object_set_new(props, "provisioningState", json_string("Succeeded"));
+	render_unenforced(props, arm_config(arm)->unenforced);
 	json_object_set_new(props, "poolManagementEndpoint",
 			    json_sprintf("%s%.*s/%s", base_url, (int)(provider - id), id,
 					 provider + strlen("/providers/Microsoft.App/")));

@@ -371,7 +371,9 @@ static int op_memory(struct jailer *j, const struct jailer_request *rq, struct e
 			       "%" PRIu64 " MiB is more than the session's own limit, %" PRIu64
 			       " MiB",
 			       bytes >> 20, most >> 20);
-	if (cgroup_set_memory(&j->cgroups, rq->sid, bytes, e) < 0)
+	/* To give back what no controller took always works. */
+	if ((rq->limits.memory_bytes || j->cgroups.ctrl[CGROUP_MEMORY].parent_dfd >= 0) &&
+	    cgroup_set_memory(&j->cgroups, rq->sid, bytes, e) < 0)
 		return -1;
 	opcode_reply(j, rq->op, rq->tag, &none, started, -1);
 	return 0;
