@@ -4,6 +4,7 @@
 docs/limits.md has the table of all limits and of the tests elsewhere.
 """
 
+import http.client
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ from textwrap import dedent
 
 import pytest
 
-from conftest import BIN_DIR, Daemon, wait_for, without_cgroups
+from conftest import BIN_DIR, Daemon, form, wait_for, without_cgroups
 
 MIB = 1 << 20
 HOLD = "held = bytearray({0} << 20); len(held) >> 20"
@@ -443,3 +444,89 @@ def test_strict_starts_where_all_is_enforced():
     d = Daemon("--strict")
     d.stop()
     d.remove()
+
+
+# --- connections ---
+
+
+def healthy(raw):
+    raw.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    return raw.reply("GET").status
+
+
+def test_connections():
+    d = Daemon("--connections-max", "8")
+    try:
+        held = [d.raw() for _ in range(8)]
+        assert [healthy(raw) for raw in held] == [200] * 8
+        # One more waits, or is closed; it is not served while the others stand.
+        with d.raw(timeout=1) as over:
+            with pytest.raises((OSError, http.client.HTTPException)):
+                healthy(over)
+        assert [healthy(raw) for raw in held] == [200] * 8
+        for raw in held:
+            raw.socket.close()
+
+        def served():
+            with d.raw() as raw:
+                try:
+                    return healthy(raw) == 200
+                except (OSError, http.client.HTTPException):
+                    return False
+
+        wait_for(served, 10, "a free place is given to the next")
+    finally:
+        d.stop()
+        d.remove()
+
+
+def test_idle_timeout():
+    d = Daemon("--idle-timeout", "1")
+    try:
+        with d.raw() as silent, d.raw() as half:
+            half.send("GET /health HTT")
+            assert silent.read_all() == b""
+            half.read_all()  # closed, with or without a word
+        session = d.default_pool().session()
+        # A request that is being answered is not idle.
+        assert session.value("import time; time.sleep(2.5); 'late'") == "late"
+    finally:
+        d.stop()
+        d.remove()
+
+
+# --- bodies and transfers ---
+
+
+def test_depth_of_json(session):
+    for depth, status in ((2047, 200), (2048, 400)):
+        # One level is the body itself.
+        body = '{"code": "1", "extra": ' + "[" * depth + "]" * depth + "}"
+        reply = session.call("POST", "executions", body, headers={"Content-Type": "application/json"})
+        assert reply.status == status, (depth, reply)
+    assert "not valid JSON" in reply.error(400, "InvalidRequestContent")["message"]
+
+
+def test_transfers_at_once(session, daemon):
+    """64 uploads that stand still; one more is refused, and there is room when they are gone."""
+    session.run("1")
+    body, content_type = form(("f", b"x" * 100))
+    head = (
+        f"POST {session.path('files')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {session.pool.client.token}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    standing = [daemon.raw() for _ in range(64)]
+    for raw in standing:
+        raw.send(head + body[:-60])  # in the middle of the file
+
+    def refused():
+        reply = session.upload(("more", b"x"))
+        return reply if reply.status == 503 else None
+
+    reply = wait_for(refused, 10, "all 64 have begun")
+    assert "64 file operations at once" in reply.error(503, "ServiceUnavailable")["message"]
+    for raw in standing:
+        raw.send(body[-60:])
+        assert raw.reply().status == 200
+        raw.socket.close()
+    session.upload(("more", b"x")).ok()
