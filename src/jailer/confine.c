@@ -84,7 +84,7 @@ int confine_become_session(const struct confine_limits *limits, struct err *e)
 	return drop_caps(e);
 }
 
-int confine_install_filter(int fd, struct err *e)
+int confine_install_filter(int fd, int *ret_listener, struct err *e)
 {
 	struct stat st;
 
@@ -98,8 +98,13 @@ int confine_install_filter(int fd, struct err *e)
 	struct sock_fprog prog = { .len = (unsigned short)((size_t)st.st_size /
 							   sizeof(struct sock_filter)),
 				   .filter = code };
-	long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+	long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+			  ret_listener ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0, &prog);
 
 	munmap(code, (size_t)st.st_size);
-	return rc < 0 ? err_sys(e, "install seccomp filter") : 0;
+	if (rc < 0)
+		return err_sys(e, "install seccomp filter");
+	if (ret_listener)
+		*ret_listener = (int)rc;
+	return 0;
 }

@@ -23,6 +23,9 @@ struct confine_limits {
 /** confine_become_session: resource limits, ids, securebits, empty capability
  * sets, no_new_privs. */
 int confine_become_session(const struct confine_limits *limits, struct err *e);
-/** confine_install_filter: loads the compiled BPF of a memfd (seccomp_compile) into the calling
- * process. */
-int confine_install_filter(int fd, struct err *e);
+/**
+ * confine_install_filter: loads the compiled BPF of a memfd (seccomp_compile) into the calling
+ * process. With ret_listener (NULL: not wanted) calls that the filter notifies of come to that
+ * descriptor.
+ */
+int confine_install_filter(int fd, int *ret_listener, struct err *e);

@@ -12,6 +12,7 @@
 #include "base/map.h"
 #include "jailer/cgroup.h"
 #include "jailer/records.h"
+#include "jailer/witness.h"
 #include "jailer/zygotes.h"
 
 struct jailer_config {
@@ -65,7 +66,9 @@ struct jailer {
 	bool recovery_failed;
 	uid_t uid_base;
 	int epoll_fd;
-	int agent_fd; /* sealed copy of the agent's binary */
+	int agent_fd;                 /* sealed copy of the agent's binary */
+	struct witness_place *places; /* by slot */
+	int witnesses[2];             /* pipe: closed at the far end when all witnesses are gone */
 	int filter_fd;
 	int records_dfd;
 	int sockets_dfd;

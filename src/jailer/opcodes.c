@@ -171,6 +171,12 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
 		return;
 	while ((rc = zygote_recv(z, &reply)) > 0) {
 		if (reply.tag == 0 && reply.err.code == ERR_NONE) {
+			struct err e = ERR_INIT;
+
+			if (z->listener >= 0 && witness_start(j->places, z->listener,
+							      j->witnesses[1], j->uid_base, &e) < 0)
+				log_warn("refused calls will have no names: %s", e.msg);
+			close_fd(&z->listener);
 			z->loaded = true;
 			z->failures = 0;
 			log_info("zygote of image %.16s loaded in %llu ms", z->image,
@@ -379,6 +385,25 @@ static int op_memory(struct jailer *j, const struct jailer_request *rq, struct e
 	return 0;
 }
 
+/*
+ * SECURITY, REFUSED: names of system calls that a sandbox of this jailer was refused; text from
+ * libseccomp's table, chosen by a number.
+ */
+static int op_refused(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION,
+				      .op = rq->op,
+				      .tag = rq->tag };
+	struct sandbox *s = sandbox_find(j, rq->sid);
+
+	if (!s)
+		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
+	reply.refused_count = (uint32_t)witness_names(
+		&j->places[s->rec.slot], (int64_t)rq->since_ns, reply.refused, JAILER_REFUSED_MAX);
+	send_reply(&reply, -1);
+	return 0;
+}
+
 void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
 {
 	struct err e = ERR_INIT;
@@ -409,6 +434,9 @@ void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
 	case JAILER_PING:
 		opcode_reply(j, rq->op, rq->tag, &e, clock_mono_ns(), -1);
 		rc = 0;
+		break;
+	case JAILER_REFUSED:
+		rc = op_refused(j, rq, &e);
 		break;
 	default:
 		err_set(&e, ERR_PROTOCOL, "unknown opcode %u", rq->op);

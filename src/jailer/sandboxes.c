@@ -131,6 +131,7 @@ static int take_slot(struct jailer *j, unsigned *ret, struct err *e)
 
 		if (!j->slots[slot]) {
 			j->slots[slot] = 1;
+			witness_clear(&j->places[slot]);
 			j->next_slot = slot + 1;
 			*ret = slot;
 			return 0;

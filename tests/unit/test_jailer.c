@@ -16,7 +16,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -836,7 +838,14 @@ static const struct probe {
 	{ "close", SYS_close, { -1 }, ALLOWED },
 	{ "clock_getres", SYS_clock_getres, { 0, 0 }, ALLOWED },
 	{ "openat2", SYS_openat2, { -1, 0, 0, 0 }, ALLOWED },
-	{ "seccomp", SYS_seccomp, { 99 }, ALLOWED },
+	{ "socket tcp", SYS_socket, { AF_INET, SOCK_STREAM, IPPROTO_TCP }, ALLOWED },
+	{ "socket udp", SYS_socket, { AF_INET6, SOCK_DGRAM, IPPROTO_UDP }, ALLOWED },
+	{ "mmap", SYS_mmap, { 0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1 }, ALLOWED },
+	{ "memfd_create", SYS_memfd_create, { 0, MFD_CLOEXEC }, ALLOWED },
+	{ "prctl PR_GET_NAME", SYS_prctl, { PR_GET_NAME, 0 }, ALLOWED },
+	{ "sync", SYS_sync, { 0 }, ALLOWED },
+	{ "syncfs of nothing", SYS_syncfs, { -1 }, ALLOWED },
+	{ "fadvise64 of nothing", SYS_fadvise64, { -1, 0, 0, 4 }, ALLOWED },
 	{ "socket unix", SYS_socket, { AF_UNIX, SOCK_SEQPACKET }, ALLOWED },
 	{ "socket inet", SYS_socket, { AF_INET, SOCK_STREAM | SOCK_CLOEXEC }, ALLOWED },
 	{ "socket inet6", SYS_socket, { AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK }, ALLOWED },
@@ -872,12 +881,33 @@ static const struct probe {
 	  SYS_socket,
 	  { (long)(0x100000000 | AF_NETLINK), SOCK_RAW },
 	  REFUSED },
-	{ "socket inet raw", SYS_socket, { AF_INET, SOCK_RAW, 1 }, ENOSYS },
+	{ "socket inet raw", SYS_socket, { AF_INET, SOCK_RAW, 1 }, EPERM },
+	{ "socket inet6 raw", SYS_socket, { AF_INET6, SOCK_RAW | SOCK_CLOEXEC, 58 }, EPERM },
+	{ "socket sctp", SYS_socket, { AF_INET, SOCK_STREAM, IPPROTO_SCTP }, ENOSYS },
+	{ "socket mptcp", SYS_socket, { AF_INET6, SOCK_STREAM, 262 }, ENOSYS },
+	{ "socket udplite", SYS_socket, { AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE }, ENOSYS },
+	{ "socket icmp", SYS_socket, { AF_INET, SOCK_DGRAM, IPPROTO_ICMP }, ENOSYS },
+	{ "socket dccp", SYS_socket, { AF_INET, SOCK_DCCP, 0 }, ENOSYS },
+	{ "seccomp", SYS_seccomp, { 99 }, EPERM },
+	{ "prctl PR_SET_SECCOMP", SYS_prctl, { PR_SET_SECCOMP, 2 }, ENOSYS },
+	{ "prctl PR_SET_MM", SYS_prctl, { PR_SET_MM, 1 }, ENOSYS },
+	{ "prctl PR_SCHED_CORE", SYS_prctl, { 62, 0 }, ENOSYS },
+	{ "mmap of huge pages",
+	  SYS_mmap,
+	  { 0, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1 },
+	  ENOMEM },
+	{ "memfd of huge pages", SYS_memfd_create, { 0, MFD_HUGETLB }, ENOMEM },
+	{ "splice", SYS_splice, { -1 }, ENOSYS },
+	{ "mbind", SYS_mbind, { 0 }, ENOSYS },
+	{ "mq_open", SYS_mq_open, { 0 }, ENOSYS },
+	{ "msgget", SYS_msgget, { 0 }, ENOSYS },
+	{ "memfd_secret", 447, { 0 }, ENOSYS },
 	{ "socket of an unknown family", SYS_socket, { 200, SOCK_STREAM }, ENOSYS },
 	{ "socketpair inet", SYS_socketpair, { AF_INET, SOCK_STREAM }, ENOSYS },
 	{ "clone3", SYS_clone3, { 0, sizeof(struct clone_args) }, ENOSYS },
-	{ "clone of a user namespace", SYS_clone, { CLONE_NEWUSER | SIGCHLD }, ENOSYS },
-	{ "clone of a mount namespace", SYS_clone, { CLONE_NEWNS | SIGCHLD }, ENOSYS },
+	{ "clone of a user namespace", SYS_clone, { CLONE_NEWUSER | SIGCHLD }, EPERM },
+	{ "clone of a mount namespace", SYS_clone, { CLONE_NEWNS | SIGCHLD }, EPERM },
+	{ "clone of two namespaces", SYS_clone, { CLONE_NEWNET | CLONE_NEWPID | SIGCHLD }, EPERM },
 	{ "io_uring_setup", 425, { 1 }, ENOSYS },
 	{ "io_uring_enter", 426, { -1 }, ENOSYS },
 	{ "prlimit64 of others", SYS_prlimit64, { 1, RLIMIT_NOFILE }, ENOSYS },
@@ -892,7 +922,8 @@ static void probe_all(int filter_fd, int *results)
 {
 	struct err e = ERR_INIT;
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || confine_install_filter(filter_fd, &e) < 0)
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    confine_install_filter(filter_fd, NULL, &e) < 0)
 		_exit(1);
 	for (size_t i = 0; i < ARRAY_LEN(probes); i++) {
 		const long *a = probes[i].arg;
@@ -960,7 +991,7 @@ static void test_seccomp_fork(void **state)
 
 	if (pid == 0) {
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-		if (confine_install_filter(fd, &e) < 0)
+		if (confine_install_filter(fd, NULL, &e) < 0)
 			_exit(1);
 		long child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 
@@ -993,7 +1024,7 @@ static void test_seccomp_other_arch(void **state)
 
 		prctl(PR_SET_DUMPABLE, 0);
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-		if (confine_install_filter(fd, &e) < 0)
+		if (confine_install_filter(fd, NULL, &e) < 0)
 			_exit(1);
 		__asm__ volatile("int $0x80" : "+a"(rc) : : "memory", "r8", "r9", "r10", "r11");
 		_exit(0);
@@ -1015,10 +1046,10 @@ static void test_filter_file(void **state)
 	OWNED_FD int fd = memfd_create("filter", MFD_CLOEXEC);
 
 	(void)state;
-	assert_int_equal(confine_install_filter(-1, &e), -1);
-	assert_int_equal(confine_install_filter(fd, &e), -1); /* empty */
+	assert_int_equal(confine_install_filter(-1, NULL, &e), -1);
+	assert_int_equal(confine_install_filter(fd, NULL, &e), -1); /* empty */
 	assert_int_equal(write(fd, "123456789", 9), 9);
-	assert_int_equal(confine_install_filter(fd, &e), -1); /* no whole number of steps */
+	assert_int_equal(confine_install_filter(fd, NULL, &e), -1); /* no whole number of steps */
 	assert_int_equal(e.code, ERR_INTERNAL);
 }
 
