@@ -160,7 +160,8 @@ static int check_single_thread(struct err *e)
 	return 0;
 }
 
-static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
+static int enter_sandbox(const struct zygote_request *rq, const int *fds, size_t fd_count,
+			 struct err *e)
 {
 	/* SECURITY: limits first, so that there is no moment outside them. */
 	for (size_t i = 2; i < fd_count; i++)
@@ -189,7 +190,7 @@ static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
 		(void)!write(oom, "500", 3);
 		close(oom);
 	}
-	if (confine_become_session(e) < 0 || landlock_confine(e) < 0 ||
+	if (confine_become_session(&rq->limits, e) < 0 || landlock_confine(e) < 0 ||
 	    confine_install_filter(KERNEL_SOCK_FD + 1, NULL, e) < 0)
 		return -1;
 	close(KERNEL_SOCK_FD + 1);
@@ -201,11 +202,11 @@ static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
 }
 
 /* The new kernel; does not return. */
-static void kernel_main(const int *fds, size_t fd_count)
+static void kernel_main(const struct zygote_request *rq, const int *fds, size_t fd_count)
 {
 	struct err e = ERR_INIT;
 
-	if (enter_sandbox(fds, fd_count, &e) < 0)
+	if (enter_sandbox(rq, fds, fd_count, &e) < 0)
 		_exit(120);
 	PyOS_AfterFork_Child();
 	str_hash_reseed();
@@ -214,7 +215,8 @@ static void kernel_main(const int *fds, size_t fd_count)
 	_exit(done ? 0 : 121);
 }
 
-static int fork_kernel(const int *fds, size_t fd_count, struct err *e)
+static int fork_kernel(const struct zygote_request *rq, const int *fds, size_t fd_count,
+		       struct err *e)
 {
 	int status = 0;
 
@@ -228,7 +230,7 @@ static int fork_kernel(const int *fds, size_t fd_count, struct err *e)
 		pid_t kernel = fork();
 
 		if (kernel == 0)
-			kernel_main(fds, fd_count);
+			kernel_main(rq, fds, fd_count);
 		_exit(kernel < 0 ? 1 : 0);
 	}
 	int vfork_errno = errno;
@@ -268,7 +270,7 @@ static int serve_jailer(void)
 			err_set(&reply.err, ERR_PROTOCOL, "request of %zd bytes, %zu descriptors",
 				n, fd_count);
 		else
-			fork_kernel(fds, fd_count, &reply.err);
+			fork_kernel(&rq, fds, fd_count, &reply.err);
 		for (size_t i = 0; i < fd_count; i++)
 			close(fds[i]);
 		reply.duration_us = (uint64_t)((clock_mono_ns() - started) / 1000);

@@ -26,6 +26,9 @@ struct arm_config {
 	const char *subscription; /* default subscription, all zeros */
 	const char *location;     /* short name; the location of this machine, e.g. "local" */
 	const char *location_display;
+	/* What the machine does not enforce, words with a space between; read at each GET; NULL:
+	 * nothing. */
+	const char *unenforced;
 };
 
 /** What happened to a document; called after the store was written, from the request's handler. */
@@ -96,6 +99,7 @@ struct session_pool_spec {
 	uint64_t tmp_bytes;
 	uint32_t inodes;
 	uint32_t pids;
+	uint32_t open_files;
 	uint32_t cpu_millis;
 	uint32_t output_max; /* default of outputStreamsMaxLength, bytes per stream */
 	uint32_t timeout_default_ms;

@@ -331,9 +331,31 @@ static void pools_ready(void *arg, const struct err *e)
 	print_ready();
 }
 
+/* Never silently unlimited: in the log, in every pool's document, and with --strict not at all. */
+static void report_missing(const char *missing)
+{
+	struct err e = ERR_INIT;
+
+	if (!*missing)
+		return;
+	if (d.options.strict && !d.backend_up) {
+		err_set(&e, ERR_UNAVAILABLE,
+			"--strict: this machine does not enforce: %s. For memory, pids, cpu: mount "
+			"the cgroup controllers writable (v1), or have them delegated (v2, "
+			"cgroup.subtree_control); 'bivouac doctor' says more. Or start without "
+			"--strict.",
+			missing);
+		fatal(&e);
+	}
+	log_warn("this machine does not enforce: %s; session pools say so in "
+		 "properties.unenforced (pids: RLIMIT_NPROC still holds)",
+		 missing);
+}
+
 static void backend_restarted(void *arg)
 {
 	(void)arg;
+	report_missing(d.backend->missing);
 	if (d.backend_up) {
 		log_warn("the jailer was replaced; comparing sandboxes");
 		pools_backend_restarted(d.pools);
@@ -398,7 +420,10 @@ static int start_services(int jailer_fd, struct err *e)
 	arm.store = d.store;
 	arm.location_display = strcmp(o->location, "local") == 0 ? "Local" : o->location;
 	d.backend = process_backend_new(jailer_fd, d.sockets_dir, e);
-	if (!d.backend || arm_new(&arm, &d.arm, e) < 0)
+	if (!d.backend)
+		return -1;
+	arm.unenforced = d.backend->missing;
+	if (arm_new(&arm, &d.arm, e) < 0)
 		return -1;
 	pools.store = d.store;
 	pools.backend = d.backend;

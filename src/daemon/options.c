@@ -41,6 +41,8 @@ static const struct option_row {
 	{ "log-level", TEXT, AT(log_level), "LEVEL", "info", 0, 0, "debug, info, warn or error" },
 	{ "keep-sessions", FLAG, AT(keep_sessions), NULL, NULL, 0, 0,
 	  "leave sessions running on SIGTERM; the next start takes them over" },
+	{ "strict", FLAG, AT(strict), NULL, NULL, 0, 0,
+	  "refuse to start where a limit or defence of sessions cannot be enforced" },
 	{ "ready", NUMBER, AT(ready), "N", "4", 0, 10000,
 	  "ready sandboxes of a pool without readySessionInstances" },
 	{ "shells", NUMBER, AT(shells), "N", "4", 0, 10000,

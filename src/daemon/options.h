@@ -25,6 +25,7 @@ struct options {
 	const char *config;
 	const char *log_level;
 	bool keep_sessions;
+	bool strict;
 	long ready;
 	long shells;
 	long starting_max;

@@ -2,6 +2,7 @@
 #include "jailer/cgroup.h"
 
 #include "base/fdio.h"
+#include "base/log.h"
 #include "base/own.h"
 
 #include <dirent.h>
@@ -19,6 +20,8 @@
 #include <unistd.h>
 
 static const char *const names[CGROUP_CONTROLLERS] = { "memory", "pids", "cpu" };
+#define MIB (1u << 20)
+
 static const char *const leaves[] = { "agent", "kernel" };
 
 static bool has_word(const char *text, const char *word)
@@ -86,9 +89,27 @@ static bool v2_offers(int parent_dfd, const char *controller)
 	return found;
 }
 
+static void note_missing(struct cgroup_layout *l, const char *word)
+{
+	size_t n = strlen(l->missing);
+
+	snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "", word);
+}
+
+/* Whether memory can leave for swap without being counted. */
+static bool swap_escapes(const struct cgroup_layout *l)
+{
+	int dfd = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	const char *file = l->ctrl[CGROUP_MEMORY].version == 2 ? "memory.swap.max"
+							       : "memory.memsw.limit_in_bytes";
+
+	return dfd >= 0 && access("/proc/swaps", F_OK) == 0 && faccessat(dfd, file, F_OK, 0) < 0;
+}
+
 int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 {
 	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	struct err why = ERR_INIT; /* a tree that cannot be used: its controllers are missing */
 	struct mntent *m;
 	char v2_mount[256] = "";
 
@@ -106,14 +127,14 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 		for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 			if (l->ctrl[c].parent_dfd >= 0 || !has_word(m->mnt_opts, names[c]))
 				continue;
-			l->ctrl[c].parent_dfd = make_instance(m->mnt_dir, 1, instance, e);
+			l->ctrl[c].parent_dfd = make_instance(m->mnt_dir, 1, instance, &why);
 			l->ctrl[c].version = 1;
 		}
 	}
 	endmntent(mounts);
 	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 		if (l->ctrl[c].parent_dfd < 0 && v2_mount[0]) {
-			int dfd = make_instance(v2_mount, 2, instance, e);
+			int dfd = make_instance(v2_mount, 2, instance, &why);
 
 			if (dfd >= 0 && v2_offers(dfd, names[c])) {
 				l->ctrl[c].parent_dfd = dfd;
@@ -122,13 +143,13 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 				close(dfd);
 			}
 		}
-		if (l->ctrl[c].parent_dfd < 0) {
-			size_t n = strlen(l->missing);
-
-			snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "",
-				 names[c]);
-		}
+		if (l->ctrl[c].parent_dfd < 0)
+			note_missing(l, names[c]);
 	}
+	if (swap_escapes(l))
+		note_missing(l, "swap");
+	if (why.code != ERR_NONE)
+		log_warn("%s", why.msg);
 	return 0;
 }
 
@@ -180,11 +201,29 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 	return set(dfd, sid, "memory.swap.max", true, e, "0");
 }
 
+/* Who may use more gets more when all want to run: one core is the kernel's standard weight. */
+static int share_cpu(int dfd, int version, const char *sid, uint32_t cpu_millis, struct err *e)
+{
+	uint64_t standard = version == 1 ? 1024 : 100;
+	uint64_t least = version == 1 ? 2 : 1;
+	uint64_t most = version == 1 ? 262144 : 10000;
+	uint64_t weight = cpu_millis * standard / 1000;
+
+	if (weight < least)
+		weight = least;
+	if (weight > most)
+		weight = most;
+	return set(dfd, sid, version == 1 ? "cpu.shares" : "cpu.weight", false, e, "%" PRIu64,
+		   weight);
+}
+
 static int limit_cpu(int dfd, int version, const char *sid, const struct jailer_limits *lim,
 		     struct err *e)
 {
 	if (!lim->cpu_millis)
 		return 0;
+	if (share_cpu(dfd, version, sid, lim->cpu_millis, e) < 0)
+		return -1;
 	/* A short period keeps the pauses of a throttled kernel short; quota is per period. */
 	uint32_t period_us = 20000;
 	uint32_t quota_us = (uint32_t)((uint64_t)lim->cpu_millis * period_us / 1000);
@@ -406,6 +445,71 @@ static uint64_t read_number(int dfd, const char *sid, const char *file, const ch
 	}
 	buf_done(&text);
 	return v;
+}
+
+/* What reclaim cannot free: everything charged but the page cache. tmpfs files are no page cache
+ * here, they stay. */
+static uint64_t held_memory(int dfd, bool v2, const char *sid)
+{
+	uint64_t used = read_number(dfd, sid, v2 ? "memory.current" : "memory.usage_in_bytes", "");
+	uint64_t cache =
+		read_number(dfd, sid, "memory.stat", v2 ? "\nactive_file " : "total_active_file ") +
+		read_number(dfd, sid, "memory.stat",
+			    v2 ? "\ninactive_file " : "total_inactive_file ");
+
+	return used > cache ? used - cache : 0;
+}
+
+/* v1 keeps limit <= memory+swap limit at every step: lowering begins with the first, raising with
+ * the second. */
+static int set_memory_v1(int dfd, const char *sid, uint64_t bytes, struct err *e)
+{
+	static const char limit[] = "memory.limit_in_bytes";
+	static const char with_swap[] = "memory.memsw.limit_in_bytes";
+	uint64_t now = read_number(dfd, sid, limit, "");
+	struct err ignored;
+
+	if (bytes >= now) {
+		if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) < 0)
+			return -1;
+		return set(dfd, sid, limit, false, e, "%" PRIu64, bytes);
+	}
+	if (set(dfd, sid, limit, false, e, "%" PRIu64, bytes) < 0)
+		return -1;
+	if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) == 0)
+		return 0;
+	set(dfd, sid, limit, false, &ignored, "%" PRIu64, now);
+	return -1;
+}
+
+static int err_held(uint64_t held, uint64_t bytes, struct err *e)
+{
+	return err_set(e, ERR_CONFLICT,
+		       "the session holds %" PRIu64 " MiB of memory already, and the limit "
+		       "would be %" PRIu64 " MiB",
+		       (held + MIB - 1) / MIB, bytes / MIB);
+}
+
+int cgroup_set_memory(const struct cgroup_layout *l, const char *sid, uint64_t bytes, struct err *e)
+{
+	int dfd = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	bool v2 = l->ctrl[CGROUP_MEMORY].version == 2;
+
+	if (dfd < 0)
+		return err_set(e, ERR_NOT_SUPPORTED,
+			       "this machine has no memory controller; no memory limit is kept");
+	uint64_t held = held_memory(dfd, v2, sid);
+
+	/* Asked first: v2 would kill to get below a new limit, v1 would scan for long what it
+	 * cannot free. */
+	if (held > bytes)
+		return err_held(held, bytes, e);
+	int rc = v2 ? set(dfd, sid, "memory.max", false, e, "%" PRIu64, bytes)
+		    : set_memory_v1(dfd, sid, bytes, e);
+
+	if (rc < 0 && e->errnum == EBUSY) /* it grew meanwhile */
+		return err_held(held_memory(dfd, v2, sid), bytes, e);
+	return rc;
 }
 
 int cgroup_stats(const struct cgroup_layout *l, const char *sid, struct jailer_stats *ret,

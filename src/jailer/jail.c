@@ -26,6 +26,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define AGENT_OPEN_FILES 4096
+
 static int make_dev(const char *target, struct err *e)
 {
 	static const struct {
@@ -225,7 +227,10 @@ static int child_main(const struct jail_spawn *s, int *io_status_fd, struct err 
 	/* SECURITY: nothing else of the host survives this; 5 to 7 close on exec. */
 	if (syscall(SYS_close_range, 8, ~0U, 0) < 0)
 		return err_sys(e, "close descriptors");
-	if (confine_become_session(e) < 0 || confine_install_filter(6, NULL, e) < 0)
+	/* The agent's own files are bounded by its protocol; openFiles is for the caller's code. */
+	const struct confine_limits limits = { AGENT_OPEN_FILES, s->limits->pids };
+
+	if (confine_become_session(&limits, e) < 0 || confine_install_filter(6, NULL, e) < 0)
 		return -1;
 	for (int sig = 1; sig < NSIG; sig++)
 		signal(sig, SIG_DFL);

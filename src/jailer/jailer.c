@@ -204,10 +204,8 @@ int jailer_run(const struct jailer_config *config)
 		log_error("cannot start: %s", e.msg);
 		return err_exit_status(e.code);
 	}
-	if (j->cgroups.missing[0])
-		log_warn("no cgroup controller for: %s; these limits are not enforced",
-			 j->cgroups.missing);
-	opcode_reply(j, JAILER_RESTARTED, 0, &e, 0, -1);
+	snprintf(j->missing, sizeof(j->missing), "%s", j->cgroups.missing);
+	opcode_restarted(j);
 	for (bool serving = true; serving;) {
 		struct epoll_event events[64];
 		int n = epoll_wait(j->epoll_fd, events, ARRAY_LEN(events),

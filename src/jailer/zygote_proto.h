@@ -12,6 +12,7 @@
  */
 
 #include "base/err.h"
+#include "jailer/confine.h"
 
 #include <stdint.h>
 
@@ -22,6 +23,7 @@
 struct zygote_request {
 	uint32_t tag;
 	uint32_t cgroup_fds;
+	struct confine_limits limits;
 };
 
 struct zygote_reply {

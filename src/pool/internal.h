@@ -19,7 +19,8 @@ struct sandbox {
 	struct list list;     /* pool.shells or pool.ready */
 	char sid[JAILER_SID_SIZE];
 	char image[JAILER_IMAGE_SIZE];
-	struct pool *pool; /* NULL: its pool is gone, it is being destroyed */
+	uint64_t memory_bytes; /* its limit; 0: an earlier daemon made it */
+	struct pool *pool;     /* NULL: its pool is gone, it is being destroyed */
 	struct session *session;
 	enum sandbox_state state;
 	struct agent_link *link;
@@ -74,6 +75,8 @@ struct pools {
 	void *drained_arg;
 };
 
+#define MEMORY_UNKNOWN UINT64_MAX
+
 struct session {
 	struct map_node node; /* pool.sessions */
 	struct list order;
@@ -87,7 +90,13 @@ struct session {
 	int64_t asked_ns; /* for the allocation time */
 	int64_t allocation_us;
 	bool kernel_idle;
-	bool stored; /* has a row */
+	/* The memory limit of single executions, executions.c. */
+	uint64_t memory_bytes; /* the sandbox's own limit; 0: not known */
+	uint64_t memory_set;   /* the lower one in force; 0: none; MEMORY_UNKNOWN */
+	uint64_t memory_want;  /* while memory_busy */
+	bool memory_busy;      /* a change is under way; nothing starts */
+	int memory_failures;   /* in a row */
+	bool stored;           /* has a row */
 	bool ended;
 	uint64_t foreign_op; /* an execution of a daemon before us whose caller is gone; 0 none */
 	struct list queue;   /* struct execution: QUEUED, first to run first */
@@ -115,6 +124,8 @@ void sandbox_destroy(struct sandbox *sb);
 void sandbox_destroy_unknown(struct pools *p, const char *sid);
 /** sandbox_restart_kernel: after the kernel of an allocated sandbox died. */
 void sandbox_restart_kernel(struct sandbox *sb);
+/** sandbox_set_memory: asks for another limit, 0: its own; answered by session_memory_set(). */
+void sandbox_set_memory(struct sandbox *sb, uint64_t bytes);
 /** pool_unref: one struct sandbox less. */
 void pool_unref(struct pool *pool);
 /** pool_refill: soon; pool_refill_now: this turn. */
@@ -138,8 +149,10 @@ void session_agent_status(struct session *s, enum agent_kernel_state state, cons
 
 /* executions.c */
 void execution_free(struct execution *x);
-/** executions_next: starts the next queued execution if the kernel is idle. */
+/** executions_next: starts the next queued execution if the kernel is idle, under its memory
+ * limit. */
 void executions_next(struct session *s);
+void session_memory_set(struct session *s, const struct err *e);
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
 int executions_restore(struct session *s, struct err *e);
 /** executions_fail_queued: those that have not begun; executions_fail_all: every one, and forgets
@@ -151,6 +164,8 @@ void session_overdue(void *arg);
 /* results.c */
 void result_from_agent(struct execution *x, const struct agent_result *r);
 void result_done(struct execution_result *r);
+/** result_not_started: why it was not run at all; ERR_CONFLICT: for want of memory. */
+void result_not_started(struct execution *x, const struct err *e);
 /** result_timeout: for an agent that is silent past the deadline. */
 void result_timeout(struct execution *x);
 char *result_to_json(const struct execution_result *r);

@@ -143,6 +143,7 @@ struct execution_params {
 	const char *execution_type; /* as the caller spelled it */
 	uint32_t timeout_ms;        /* 0: none */
 	uint32_t output_max;
+	uint64_t memory_bytes; /* limit while it runs, below the session's; 0: none */
 };
 
 struct execution {
@@ -155,6 +156,7 @@ struct execution {
 	enum execution_state state;
 	uint32_t timeout_ms;
 	uint32_t output_max;
+	uint64_t memory_bytes;
 	char *code; /* until started */
 	size_t code_len;
 	struct execution_result result; /* when FINISHED */

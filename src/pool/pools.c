@@ -176,7 +176,8 @@ static bool same_sandbox(const struct session_pool_spec *a, const struct session
 {
 	return a->memory_bytes == b->memory_bytes && a->data_bytes == b->data_bytes &&
 	       a->tmp_bytes == b->tmp_bytes && a->inodes == b->inodes && a->pids == b->pids &&
-	       a->cpu_millis == b->cpu_millis && a->egress == b->egress;
+	       a->cpu_millis == b->cpu_millis && a->open_files == b->open_files &&
+	       a->egress == b->egress;
 }
 
 static int apply_document(struct pools *p, const struct store_doc *doc, struct err *e)

@@ -242,6 +242,22 @@ static int connect_link(struct sandbox *sb, struct err *e)
 	return sb->link ? 0 : -1;
 }
 
+static void memory_set(void *arg, const struct err *e)
+{
+	struct sandbox *sb = arg;
+
+	if (!call_returned(sb) && sb->session)
+		session_memory_set(sb->session, e);
+}
+
+void sandbox_set_memory(struct sandbox *sb, uint64_t bytes)
+{
+	struct backend *b = sb->pool->pools->config.backend;
+
+	sb->calls++;
+	b->ops->memory(b, sb->sid, bytes, memory_set, sb);
+}
+
 static void kernel_retry(void *arg)
 {
 	struct sandbox *sb = arg;
@@ -392,10 +408,11 @@ static int make_sandbox(struct pool *pool, bool with_kernel)
 			.inodes = spec->inodes,
 			.pids = spec->pids,
 			.cpu_millis = spec->cpu_millis,
-			.open_files = 4096,
+			.open_files = spec->open_files,
 		},
 	};
 
+	sb->memory_bytes = spec->memory_bytes;
 	sb->state = SANDBOX_CREATING;
 	sb->want_kernel = with_kernel;
 	sb->counted = true;
@@ -430,6 +447,8 @@ int sandbox_adopt(struct session *s, const char *sid, const char *image, struct 
 	sb->state = SANDBOX_ALLOCATED;
 	sb->session = s;
 	s->sandbox = sb;
+	/* The daemon before us may have lowered it for an execution that has ended since. */
+	s->memory_set = MEMORY_UNKNOWN;
 	if (connect_link(sb, e) == 0)
 		return 0;
 	s->sandbox = NULL;

@@ -325,6 +325,15 @@ def pool_body(maximum=50, ready=None, cooldown=300, limits=None):
     return {"location": "local", "properties": properties}
 
 
+def without_cgroups(*words):
+    """A wrapper that runs a command where these v1 controllers, or "all" of cgroups, are not mounted."""
+    if "all" in words:
+        hide = "umount -R -l /sys/fs/cgroup"
+    else:
+        hide = " && ".join(f"umount -l /sys/fs/cgroup/{word}" for word in words)
+    return ["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh"]
+
+
 def descendants(pid):
     """The pids below a process."""
     children = {}
@@ -353,18 +362,20 @@ def alive(pid):
 class Daemon:
     """A bivouacd of its own, in directories of its own."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, wrapper=()):
+        """wrapper: words of a command that ends by executing its remaining arguments."""
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bivouac-e2e-"))
         self.dir.chmod(0o755)
         self.state_dir = self.dir / "state"
         self.run_dir = self.dir / "run"
         self.stderr_path = self.dir / "stderr"
         self.options = options
+        self.wrapper = wrapper
         self.process = None
         self.start()
 
     def start(self):
-        command = [BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
+        command = [*self.wrapper, BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
         command += ["--state", self.state_dir, "--run-dir", self.run_dir, *self.options]
         # Under AddressSanitizer freed memory is kept for a while; little, so that bounds can be tested.
         asan = "quarantine_size_mb=1:thread_local_quarantine_size_kb=64"

@@ -282,6 +282,23 @@ static void test_request_limits(void **state)
 	}
 }
 
+static void test_request_memory(void **state)
+{
+	static const uint64_t good[] = { 0, 16u << 20, 1ull << 40 };
+	static const uint64_t bad[] = { 1, (16u << 20) - 1, (1ull << 40) + 1, UINT64_MAX };
+	struct jailer_request rq = request(JAILER_MEMORY);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		rq.limits.memory_bytes = good[i];
+		assert_true(ok(&rq));
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		rq.limits.memory_bytes = bad[i];
+		assert_false(ok(&rq));
+	}
+}
+
 /* ---- records ---- */
 
 static char dir[64];
@@ -347,7 +364,9 @@ static void test_records(void **state)
 			    .image = IMAGE,
 			    .slot = RECORD_SLOTS - 1,
 			    .pid = 4711,
-			    .start_time = 18446744073709551615ull };
+			    .start_time = 18446744073709551615ull,
+			    .limits = { 1048576, 1000000 },
+			    .memory_bytes = 1ull << 40 };
 	struct err e = ERR_INIT;
 
 	(void)state;
@@ -361,6 +380,9 @@ static void test_records(void **state)
 	assert_int_equal(s.last.slot, RECORD_SLOTS - 1);
 	assert_int_equal(s.last.pid, 4711);
 	assert_true(s.last.start_time == r.start_time);
+	assert_int_equal(s.last.limits.open_files, 1048576);
+	assert_int_equal(s.last.limits.pids, 1000000);
+	assert_true(s.last.memory_bytes == 1ull << 40);
 	r.slot = 0;
 	assert_int_equal(record_write(dfd, &r, &e), 0); /* replaces */
 	s = read_records();
@@ -378,15 +400,18 @@ static void test_records_corrupt(void **state)
 	static const char *const texts[] = {
 		"",
 		"\n",
-		"1",
-		"1 5 4711 99",        /* no image */
-		"2 5 4711 99 " IMAGE, /* another version */
-		"1 x 4711 99 " IMAGE, /* no number */
-		"1 5 1 99 " IMAGE,    /* init is nobody's sandbox */
-		"1 5 0 99 " IMAGE,
-		"1 5 -4711 99 " IMAGE,    /* kill(-pid) would be a process group */
-		"1 16384 4711 99 " IMAGE, /* RECORD_SLOTS */
-		"1 4294967295 4711 99 " IMAGE,
+		"2",
+		"2 5 4711 99 4096 256 99999999",           /* no image */
+		"2 5 4711 99 " IMAGE,                      /* no limits */
+		"2 5 4711 99 " IMAGE " 4096",              /* not all of them */
+		"1 5 4711 99 " IMAGE " 4096 256 99999999", /* another version */
+		"2 x 4711 99 " IMAGE " 4096 256 99999999", /* no number */
+		"2 5 1 99 " IMAGE " 4096 256 99999999",    /* init is nobody's sandbox */
+		"2 5 0 99 " IMAGE " 4096 256 99999999",
+		"2 5 -4711 99 " IMAGE
+		" 4096 256 99999999", /* kill(-pid) would be a process group */
+		"2 16384 4711 99 " IMAGE " 4096 256 99999999", /* RECORD_SLOTS */
+		"2 4294967295 4711 99 " IMAGE " 4096 256 99999999",
 	};
 	char name[] = SID;
 	struct err e = ERR_INIT;
@@ -541,6 +566,11 @@ static void check_limits(const struct cgroup_layout *l)
 						       ? SID "/kernel/cpu.max"
 						       : SID "/cpu.cfs_quota_us"),
 				 10000); /* half a core of 20 ms */
+	if (at >= 0)
+		assert_int_equal(number_in(at, l->ctrl[CGROUP_CPU].version == 2 ? SID "/cpu.weight"
+										: SID
+						       "/cpu.shares"),
+				 l->ctrl[CGROUP_CPU].version == 2 ? 50 : 512);
 }
 
 static void count_sid(const char *sid, void *arg)
@@ -654,6 +684,104 @@ static void test_cgroups(void **state)
 		assert_int_equal(l.ctrl[c].parent_dfd, -1);
 }
 
+static void remove_sandbox(const struct cgroup_layout *l)
+{
+	struct err e = ERR_INIT;
+	int rc = 1;
+
+	cgroup_kill(l, SID);
+	for (int i = 0; rc == 1 && i < 2000; i++) {
+		rc = cgroup_remove(l, SID, &e);
+		if (rc == 1)
+			usleep(1000);
+	}
+	assert_int_equal(rc, 0);
+}
+
+/* A child in the sandbox's cgroups that holds `size` bytes of written memory. */
+static pid_t holder(const struct cgroup_layout *l, size_t size)
+{
+	int ready[2];
+	char byte;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		int fds[CGROUP_CONTROLLERS];
+		struct err e = ERR_INIT;
+		int count = cgroup_kernel_fds(l, SID, fds, &e);
+
+		for (int i = 0; i < count; i++)
+			if (write(fds[i], "0", 1) != 1)
+				_exit(100);
+		char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			       0);
+
+		if (p == MAP_FAILED)
+			_exit(101);
+		memset(p, 1, size);
+		(void)!write(ready[1], "r", 1);
+		pause();
+		_exit(0);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+static void assert_memory_limit(const struct cgroup_layout *l, unsigned long long want)
+{
+	int at = l->ctrl[CGROUP_MEMORY].parent_dfd;
+
+	if (l->ctrl[CGROUP_MEMORY].version == 2) {
+		assert_int_equal(number_in(at, SID "/memory.max"), want);
+		return;
+	}
+	assert_int_equal(number_in(at, SID "/memory.limit_in_bytes"), want);
+	if (faccessat(at, SID "/memory.memsw.limit_in_bytes", F_OK, 0) == 0)
+		assert_int_equal(number_in(at, SID "/memory.memsw.limit_in_bytes"), want);
+}
+
+/* Lowered, raised, and refused without a trace or a victim when too much is held. */
+static void test_cgroup_set_memory(void **state)
+{
+	const struct jailer_limits limits = { .memory_bytes = 128u << 20, .pids = 8 };
+	struct cgroup_layout l;
+	struct err e = ERR_INIT;
+
+	(void)state;
+	open_instance(&l);
+	assert_int_equal(cgroup_create(&l, SID, &limits, &e), 0);
+	if (l.ctrl[CGROUP_MEMORY].parent_dfd < 0) {
+		assert_int_equal(cgroup_set_memory(&l, SID, 64u << 20, &e), -1);
+		assert_int_equal(e.code, ERR_NOT_SUPPORTED);
+		remove_sandbox(&l);
+		cgroup_close(&l);
+		return;
+	}
+	assert_int_equal(cgroup_set_memory(&l, SID, 32u << 20, &e), 0);
+	assert_memory_limit(&l, 32u << 20);
+	assert_int_equal(cgroup_set_memory(&l, SID, 128u << 20, &e), 0);
+	assert_memory_limit(&l, 128u << 20);
+	pid_t pid = holder(&l, 48u << 20);
+	int status;
+
+	assert_int_equal(cgroup_set_memory(&l, SID, 32u << 20, &e), -1);
+	assert_int_equal(e.code, ERR_CONFLICT);
+	assert_non_null(strstr(e.msg, "32 MiB"));
+	assert_memory_limit(&l, 128u << 20);
+	assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+	assert_int_equal(cgroup_set_memory(&l, SID, 64u << 20, &e), 0);
+	assert_memory_limit(&l, 64u << 20);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	remove_sandbox(&l);
+	assert_int_equal(cgroup_set_memory(&l, SID, 64u << 20, &e), -1);
+	cgroup_close(&l);
+}
+
 /* A member cannot have more processes than pids.max says. */
 static void test_cgroup_pids_enforced(void **state)
 {
@@ -689,16 +817,8 @@ static void test_cgroup_pids_enforced(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	bool limited = l.ctrl[CGROUP_PIDS].parent_dfd >= 0;
 
-	cgroup_kill(&l, SID);
-	int rc = 1;
-
-	for (int i = 0; rc == 1 && i < 2000; i++) {
-		rc = cgroup_remove(&l, SID, &e);
-		if (rc == 1)
-			usleep(1000);
-	}
+	remove_sandbox(&l);
 	cgroup_close(&l);
-	assert_int_equal(rc, 0);
 	assert_true(WIFEXITED(status));
 	if (limited)
 		assert_int_equal(WEXITSTATUS(status), 7);
@@ -953,6 +1073,7 @@ int main(void)
 		cmocka_unit_test(test_dispatch),
 		cmocka_unit_test(test_list),
 		cmocka_unit_test(test_request_limits),
+		cmocka_unit_test(test_request_memory),
 		cmocka_unit_test_setup_teardown(test_records, setup_dir, teardown_dir),
 		cmocka_unit_test_setup_teardown(test_records_corrupt, setup_dir, teardown_dir),
 		cmocka_unit_test_setup_teardown(test_records_leftovers, setup_dir, teardown_dir),
@@ -960,6 +1081,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_uid_blocks, setup_dir, teardown_dir),
 		cmocka_unit_test(test_cgroups),
 		cmocka_unit_test(test_cgroup_pids_enforced),
+		cmocka_unit_test(test_cgroup_set_memory),
 		cmocka_unit_test(test_seccomp),
 		cmocka_unit_test(test_seccomp_fork),
 #if defined(__x86_64__)
