@@ -342,7 +342,8 @@ static void report_missing(const char *missing)
 		err_set(&e, ERR_UNAVAILABLE,
 			"--strict: this machine does not enforce: %s. For memory, pids, cpu: mount "
 			"the cgroup controllers writable (v1), or have them delegated (v2, "
-			"cgroup.subtree_control); 'bivouac doctor' says more. Or start without "
+			"cgroup.subtree_control); for landlock: Linux 6.12 with lsm=landlock. "
+			"'bivouac doctor' says more. Or start without "
 			"--strict.",
 			missing);
 		fatal(&e);

@@ -193,6 +193,11 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64,
 			lim->memory_bytes) < 0)
 			return -1;
+		/* SECURITY: without a limit of its own v1 does not count what waits in sockets at
+		 * all, and gigabytes of the kernel's memory could wait there. */
+		if (set(dfd, sid, "memory.kmem.tcp.limit_in_bytes", true, e, "%" PRIu64,
+			lim->memory_bytes / 8) < 0)
+			return -1;
 		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
 			   lim->memory_bytes);
 	}

@@ -154,6 +154,8 @@ void execution_free(struct execution *x);
 void executions_next(struct session *s);
 void session_memory_set(struct session *s, const struct err *e);
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
+/** execution_settled: the current execution has its result, names of refused calls included. */
+void execution_settled(struct session *s);
 int executions_restore(struct session *s, struct err *e);
 /** executions_fail_queued: those that have not begun; executions_fail_all: every one, and forgets
  * the rest. */
@@ -161,8 +163,15 @@ void executions_fail_queued(struct session *s, const struct err *e);
 void executions_fail_all(struct session *s, const struct err *e);
 void session_overdue(void *arg);
 
+/* refusals.c */
+/** refusals_ask: true if the current execution waits for the names of the system calls that it was
+ * refused; execution_settled() follows, or the end of the session. */
+bool refusals_ask(struct session *s, const struct agent_result *r);
+
 /* results.c */
 void result_from_agent(struct execution *x, const struct agent_result *r);
+/** result_add_refused: says at the end of stderr which system calls the sandbox refused. */
+void result_add_refused(struct execution *x, const char *const *names, size_t count);
 void result_done(struct execution_result *r);
 /** result_not_started: why it was not run at all; ERR_CONFLICT: for want of memory. */
 void result_not_started(struct execution *x, const struct err *e);

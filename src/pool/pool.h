@@ -160,6 +160,7 @@ struct execution {
 	char *code; /* until started */
 	size_t code_len;
 	struct execution_result result; /* when FINISHED */
+	bool asking;                    /* has its result, waits for the names of refused calls */
 	bool unstored;                  /* finished, and the store did not take it yet */
 	int64_t created_us;
 	int64_t queued_ns, started_ns, finished_ns;

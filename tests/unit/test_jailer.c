@@ -902,7 +902,7 @@ static const struct probe {
 	{ "fcntl F_NOTIFY in 64 bits",
 	  SYS_fcntl,
 	  { -1, (long)(0x100000000 | F_NOTIFY), 1 },
-	  EPERM },
+	  REFUSED },
 	{ "fcntl F_SETLEASE", SYS_fcntl, { -1, F_SETLEASE, F_WRLCK }, ENOSYS },
 	{ "fcntl F_GETFD", SYS_fcntl, { -1, F_GETFD }, ALLOWED },
 	{ "fsync of nothing", SYS_fsync, { -1 }, ALLOWED },
