@@ -114,7 +114,7 @@ static bool read_packet(struct str packet, struct flow_record *r)
 		memcpy(ports, packet.ptr + header, sizeof(ports));
 		r->port = ntohs(ports[1]);
 	}
-	return is_sandbox(r->session);
+	return is_sandbox(r->session) && !(r->event == FLOW_NEW && r->address == GATEWAY_ADDRESS);
 }
 
 static bool read_log(const struct nlmsghdr *nlh, struct flow_record *r)

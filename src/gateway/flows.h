@@ -16,7 +16,7 @@ typedef void flow_fn(void *arg, const struct flow_record *record);
 
 /**
  * flows_parse: calls `each` for every message of one netlink datagram that says something about a
- * sandbox. Others are passed over: connections to the gateway itself, packets that are not IPv4
+ * sandbox. Others are passed over: questions to the gateway itself, packets that are not IPv4
  * (they name no sandbox), message types nobody asked for. `data` is aligned to 4 bytes.
  */
 void flows_parse(const void *data, size_t len, flow_fn *each, void *arg);
