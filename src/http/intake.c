@@ -175,7 +175,10 @@ enum MHD_Result intake_headers(struct http_request *rq, const char *method, cons
 	rq->in_intake = true;
 	rq->method = str_from(method);
 	rq->http10 = strcmp(version, "HTTP/1.0") == 0;
-	if (admit(rq, version, &e) < 0)
+	int admitted = admit(rq, version, &e);
+
+	peer_head_done(rq, admitted == 0 && rq->match.route->permission);
+	if (admitted < 0)
 		http_reply_err(rq, &e);
 	else if (rq->match.route->body == HTTP_BODY_STREAM) {
 		/* Held bytes are what MHD has read at most, whatever body_max is. */
