@@ -195,6 +195,8 @@ struct http_request {
 void server_schedule(struct http_server *s);
 /** server_pump: now; not from MHD's callbacks. */
 void server_pump(struct http_server *s);
+/** server_make_id: for a request or an answer. */
+void server_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE]);
 /** request_wake: resumes a suspended connection and has MHD look at it in this turn of the loop. */
 void request_wake(struct http_request *rq);
 /** request_suspend: only inside MHD's callbacks. */

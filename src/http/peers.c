@@ -72,10 +72,10 @@ static void on_door(void *arg, int events)
 	struct http_server *s = arg;
 
 	(void)events;
-	/* With authorized requests on all places the newcomer waits for the first to be over. */
-	if (!is_full(s) || !make_room(s))
-		watch_door(s, false);
-	else
+	/* One at a time: the next newcomer, or the next check, looks again. With authorized
+	 * requests on all places, who waits at the door goes on waiting. */
+	watch_door(s, false);
+	if (is_full(s) && make_room(s))
 		server_pump(s);
 }
 
@@ -150,17 +150,19 @@ static void refuse_head(struct http_server *s, struct peer *p)
 	struct err e = ERR_INIT;
 	char body[ERR_MSG_MAX + 100];
 	char text[ERR_MSG_MAX + 400];
+	char id[UUID_TEXT_SIZE];
 
+	server_make_id(s, id);
 	err_set(&e, ERR_TIMEOUT, "the request's headers were not complete within %u seconds",
 		s->config.head_timeout_s);
 	int length = snprintf(body, sizeof(body),
-			      "{\"error\":{\"code\":\"%s\",\"message\":\"%s\"}}",
-			      err_api_code(e.code), e.msg);
+			      "{\"error\":{\"code\":\"%s\",\"message\":\"%s\",\"traceId\":\"%s\"}}",
+			      err_api_code(e.code), e.msg, p->rq ? p->rq->id : id);
 	int n = snprintf(text, sizeof(text),
 			 "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
 			 "Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
-			 "x-ms-error-code: %s\r\n\r\n%s",
-			 length, err_api_code(e.code), body);
+			 "x-ms-request-id: %s\r\nx-ms-error-code: %s\r\n\r\n%s",
+			 length, p->rq ? p->rq->id : id, err_api_code(e.code), body);
 
 	send(p->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (p->rq)
@@ -222,6 +224,7 @@ static void on_peer_timer(void *arg)
 	}
 	wake_closed(fds, count);
 	check_door(s);
+	watch_door(s, is_full(s));
 	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
 }
 
@@ -269,6 +272,9 @@ void peer_free(struct http_server *s, struct peer *p)
 		return;
 	list_remove(&p->node);
 	list_remove(&p->seat);
+	/* MHD accepts again, but only when it is run again. */
+	if (is_full(s) && s->in_run)
+		s->rerun = true;
 	s->peer_count--;
 	watch_door(s, false);
 	free(p);

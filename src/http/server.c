@@ -183,7 +183,7 @@ static struct peer *peer_of(struct MHD_Connection *conn)
 /* ---- requests ---- */
 
 /* A fresh UUID without a system call and a printf for each. */
-static void request_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
+void server_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
 {
 	static const unsigned char groups[] = { 4, 2, 2, 2, 6 };
 
@@ -231,7 +231,7 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	rq->conn = conn;
 	rq->started_ns = clock_mono_ns();
 	buf_init(&rq->body, s->config.body_max);
-	request_make_id(s, rq->id);
+	server_make_id(s, rq->id);
 	list_add_tail(&s->requests, &rq->node);
 	rq->peer = peer_of(conn);
 	peer_begins(rq);
