@@ -7,6 +7,7 @@
 #include "base/fdio.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "daemon/confine_self.h"
 #include "daemon/options.h"
 #include "daemon/privileges.h"
 #include "http/http.h"
@@ -34,6 +35,7 @@
 #define SUBSCRIPTION         "00000000-0000-0000-0000-000000000000"
 #define DEV_OID              "00000000-0000-0000-0000-0000000000d0"
 #define DEV_TOKEN_LIFETIME_S (30 * 86400)
+#define FILES_RESERVE_MAX    1024
 #define LOCK_TRIES           250
 #define LOCK_PAUSE_US        20000
 #define ARM_VERSION          "2025-07-01"
@@ -46,6 +48,7 @@ static struct daemon {
 	char base_url[128];
 	char address[64];
 	uint16_t port;
+	int listen_fd;
 	pid_t jailer_pid;
 	struct images *images;
 	struct store *store;
@@ -144,6 +147,10 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 			o->images_dir);
 	if (images_open(d.binary_dir, images_dir, &d.images, e) < 0)
 		return -1;
+	/* Bound here, as the daemon gives away the right to make network sockets; it listens when
+	 * it can serve. */
+	if (http_bind(d.address, d.port, &d.listen_fd, e) < 0)
+		return -1;
 	snprintf(owner, sizeof(owner), "%u", user.uid);
 	const char *argv[] = { "bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
 			       "--owner",        owner,       "--uid-dir", o->uid_dir, NULL };
@@ -152,7 +159,24 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 	    0)
 		return -1;
 	d.places = (struct places){ state_dir, run_dir };
-	return privileges_drop(&user, &d.places, e);
+	return privileges_drop(&user, &d.places, e) < 0 ? -1 : confine_self(e);
+}
+
+/*
+ * Connections must not take the descriptors that sandboxes need (one each), nor those of databases.
+ */
+static size_t connections_max(void)
+{
+	size_t files = confine_self_open_files();
+	size_t reserve = files / 4 < FILES_RESERVE_MAX ? files / 4 : FILES_RESERVE_MAX;
+	size_t wanted = (size_t)d.options.connections_max;
+
+	if (wanted <= files - reserve)
+		return wanted;
+	log_warn("connections-max is %zu, not %zu: the limit of open files is %zu, and %zu are "
+		 "kept for sandboxes",
+		 files - reserve, wanted, files, reserve);
+	return files - reserve;
 }
 
 static void free_caller(void *arg)
@@ -298,7 +322,11 @@ static int start_http(struct err *e)
 	struct http_config config = {
 		.address = d.address,
 		.port = d.port,
-		.connections_max = (size_t)d.options.connections_max,
+		.socket_fd = d.listen_fd,
+		.connections_max = connections_max(),
+		.head_timeout_s = (unsigned)d.options.head_timeout_s,
+		.body_rate_min = (uint64_t)d.options.body_rate_min,
+		.requests_max = (uint64_t)d.options.requests_max,
 		.idle_timeout_s = (unsigned)d.options.idle_timeout_s,
 		.body_max = (size_t)d.options.body_max,
 		.authorize = authorize,

@@ -65,6 +65,12 @@ static const struct option_row {
 	  "finished executions remembered per session" },
 	{ "idle-timeout", NUMBER, AT(idle_timeout_s), "SECONDS", "75", 1, 86400,
 	  "close connections that are silent this long" },
+	{ "head-timeout", NUMBER, AT(head_timeout_s), "SECONDS", "15", 1, 3600,
+	  "refuse requests whose headers are not complete by then" },
+	{ "body-rate-min", NUMBER, AT(body_rate_min), "BYTES", "1024", 0, 1L << 30,
+	  "refuse bodies that bring less a second for 30 seconds" },
+	{ "requests-per-connection", NUMBER, AT(requests_max), "N", "100000", 1, 1000000000,
+	  "close a connection after so many" },
 	{ "help", FLAG, AT(help), NULL, NULL, 0, 0, "show this" },
 	{ "version", FLAG, AT(version), NULL, NULL, 0, 0, "show the version" },
 #undef AT

@@ -37,6 +37,9 @@ struct options {
 	long list_max;
 	long executions_kept;
 	long idle_timeout_s;
+	long head_timeout_s;
+	long body_rate_min;
+	long requests_max;
 	bool help;
 	bool version;
 };
