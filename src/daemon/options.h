@@ -36,6 +36,13 @@ struct options {
 	long list_max;
 	long executions_kept;
 	long idle_timeout_s;
+	const char *egress;
+	const char *egress_allow;
+	long egress_connections;
+	long egress_rate;
+	long egress_bandwidth;
+	long egress_log_max;
+	const char *dns;
 	bool help;
 	bool version;
 };
