@@ -67,6 +67,7 @@ static void rotate(void)
 void egress_log_open(const char *dir, uint64_t max_bytes)
 {
 	file.max_bytes = max_bytes;
+	file.reopen_at_ms = 0;
 	if (!max_bytes)
 		return;
 	file.dfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
