@@ -96,7 +96,7 @@ int egress_check(const struct options *o, struct err *e)
 
 const char *egress_find(const struct options *o, const char *binary_dir)
 {
-	static const char *const nft[] = { "/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft" };
+	static const char *const nft[] = { "/usr/sbin/nft", "/sbin/nft" };
 	bool found = false;
 
 	if (strcmp(o->egress, "off") == 0)

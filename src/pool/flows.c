@@ -23,8 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How long records of a sandbox that is gone still find its names. Addresses are not given out
- * again that soon. */
+/* How long records of a sandbox that is gone still find its names, unless its address is another's
+ * before. */
 #define GONE_MS 30000
 /* Lines a second. */
 #define SANDBOX_BUDGET 300
