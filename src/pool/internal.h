@@ -14,6 +14,19 @@ enum sandbox_state {
 	SANDBOX_ALLOCATED,
 };
 
+/** What of a sandbox concerns the world outside (network.c). */
+struct sandbox_network {
+	struct flow_owner *owner; /* its address, while connected */
+	bool open;                /* may be connected: no cut has succeeded since a connect */
+	bool stale;               /* to be asked again */
+	bool busy;                /* a call is under way, */
+	bool asked;               /* and this is what it asks for */
+	bool counted;             /* in pools.connecting */
+	int failures;             /* in a row */
+	struct list turn;         /* pools.connects: waits for its turn */
+	struct loop_timer *retry;
+};
+
 struct sandbox {
 	struct map_node node; /* pools.sandboxes, by sid */
 	struct list list;     /* pool.shells or pool.ready */
@@ -32,6 +45,7 @@ struct sandbox {
 	int kernel_failures;  /* in a row: it did not start, or lived less than a second */
 	int64_t kernel_started_ms;
 	struct loop_timer *retry;
+	struct sandbox_network network;
 };
 
 #define DEMAND_SLOTS 30 /* seconds of history */
@@ -60,6 +74,13 @@ struct pool {
 	bool removed;         /* freed when the last of them is gone */
 };
 
+/** Lines of one second, and how many more there would have been (flows.c). */
+struct flow_budget {
+	int64_t second;
+	unsigned used;
+	uint64_t dropped;
+};
+
 struct pools {
 	struct pools_config config;
 	struct map pools;
@@ -69,6 +90,13 @@ struct pools {
 	bool started;
 	bool draining;
 	size_t destroying;
+	struct list connects; /* struct sandbox_network: sessions to be connected */
+	size_t connecting;    /* calls for them under way */
+	struct map flow_owners;
+	struct list flow_gone; /* struct flow_owner of sandboxes that are gone, oldest first */
+	struct flow_budget flow_budget;
+	uint64_t flows_unknown;
+	int64_t flows_unknown_next_ms;
 	void (*ready)(void *arg, const struct err *e);
 	void *ready_arg;
 	void (*drained)(void *arg);
@@ -120,6 +148,13 @@ int sandbox_adopt(struct session *s, const char *sid, const char *image, struct 
 /** sandbox_leave_stock: off the list and out of the counts its state has it in. */
 void sandbox_leave_stock(struct sandbox *sb);
 void sandbox_destroy(struct sandbox *sb);
+/** sandbox_call_returned: a call of the backend came back; true if the sandbox was destroyed
+ * meanwhile (it may be freed now). */
+bool sandbox_call_returned(struct sandbox *sb);
+/** sandbox_make_failed: one without a session did not come up; destroys it. */
+void sandbox_make_failed(struct sandbox *sb, const struct err *e);
+/** sandbox_networked: a new sandbox is connected, or need not be: it goes on. */
+void sandbox_networked(struct sandbox *sb);
 /** sandbox_destroy_unknown: by id alone. */
 void sandbox_destroy_unknown(struct pools *p, const char *sid);
 /** sandbox_restart_kernel: after the kernel of an allocated sandbox died. */
@@ -134,6 +169,29 @@ void pool_refill_now(struct pool *pool);
 /** pool_note_demand: one allocation. */
 void pool_note_demand(struct pool *pool);
 size_t pool_ready_target(struct pool *pool);
+
+/* network.c: whether sandboxes reach the outside, as the status of their pool says. */
+void network_init(struct sandbox *sb);
+/** network_settle: asks for what the pool says now, unless that is so already. */
+void network_settle(struct sandbox *sb);
+/** network_adopt: an earlier daemon left it; nobody knows whether it is connected. */
+void network_adopt(struct sandbox *sb);
+/** network_leave: it is about to be destroyed; network_done: it is freed. */
+void network_leave(struct sandbox *sb);
+void network_done(struct sandbox *sb);
+/** network_pool_changed: connects or cuts every session of the pool. */
+void network_pool_changed(struct pool *pool);
+/** network_restarted: there is a new jailer; what is or was connected is asked again. */
+void network_restarted(struct pools *p);
+
+/* flows.c */
+/** flow_owner_new: records of this address are this sandbox's from now on; NULL: no memory. */
+struct flow_owner *flow_owner_new(struct sandbox *sb, uint32_t address);
+uint32_t flow_owner_address(const struct flow_owner *o);
+/** flow_owner_leave: the sandbox is not connected any more; late records still find its names.
+ * Accepts NULL. */
+void flow_owner_leave(struct flow_owner *o);
+void flows_done(struct pools *p);
 
 /* sessions.c */
 struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
