@@ -86,9 +86,14 @@ def rounds(short, long):
     return long if LONG else short
 
 
+def hostile(code):
+    """Code with the tools of PRELUDE."""
+    return PRELUDE + textwrap.dedent(code)
+
+
 def attack(session, code, **kw):
     """Runs hostile code that fills `report`; returns it."""
-    source = PRELUDE + textwrap.dedent(code) + "\nprint('\\nREPORT' + json.dumps(report))"
+    source = hostile(code) + "\nprint('\\nREPORT' + json.dumps(report))"
     stdout = session.result(source, outputStreamsMaxLength=1 << 20, **kw)["stdout"]
     return json.loads(stdout.rpartition("\nREPORT")[2])
 
@@ -96,7 +101,7 @@ def attack(session, code, **kw):
 def outcome(session, code, **kw):
     """Runs hostile code that may end in any way: (status, error code, stdout, stderr)."""
     kw.setdefault("outputStreamsMaxLength", 1 << 16)
-    document = session.post(PRELUDE + textwrap.dedent(code), **kw).ok().json
+    document = session.post(hostile(code), **kw).ok().json
     result = document.get("result") or {}
     code = (document.get("error") or {}).get("code")
     return document["status"], code, result.get("stdout", ""), result.get("stderr", "")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases 1 to 18: files, mounts, paths. 3, 16 and 18 have no feature to attack yet."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -241,7 +242,7 @@ PROC_WRITES = {
     "/proc/self/attr/fscreate": "x",
     "/proc/self/uid_map": "0 0 1",
     "/proc/self/gid_map": "0 0 1",
-    "/proc/self/setgroups": "allow",
+    "/proc/self/setgroups": "deny",
     "/proc/self/projid_map": "0 0 1",
     "/proc/self/oom_score_adj": "-1000",
     "/proc/1/oom_score_adj": "1000",
@@ -531,13 +532,11 @@ HOSTILE_NAMES = [
     "..\\..\\tmp\\x",
     "back\\slash",
     "nul\0byte",
-    "line\nbreak",
     "\x1b[2Jescape",
     "x" * 4097,
     "/".join(["d"] * 3000),
     b"\xff\xfe\xfd",
     b"\xc0\xae\xc0\xae/x",
-    "a//b",
     "./x",
 ]
 
@@ -563,6 +562,14 @@ def test_13_hostile_names_of_uploads(session, daemon, name):
     assert reply.status == 400, reply
     assert outside(session) == ["/mnt/data"]
     assert tree_state(daemon.state_dir).keys() == before
+
+
+@pytest.mark.parametrize("name", ["line\nbreak", 'quo"; filename="te', "a//b", "/etc/cron.d/x"])
+def test_13_odd_names_stay_inside(session, name):
+    """Upload to a name that ends the header early or that begins like a path of the host."""
+    assert session.upload((name, b"hostile")).status in (200, 400)
+    assert {p for p in outside(session) if not p.startswith("/mnt/data")} == set()
+    assert session.value("import os; os.path.exists('/etc/cron.d/x')") is False
 
 
 @pytest.mark.parametrize(
@@ -759,6 +766,8 @@ def test_own_nothing_of_the_operator_in_memory(session, daemon):
                     if data[at + len(a):at + len(a) + len(b)] == b.encode():
                         report.append([name, i])
                     at = data.find(a.encode(), at + 1)
+        control = [''.join(['is-', 'found-', str(i)]) for i in range(3)]
+        words += [('is-fou', 'nd-1')]
         search('environ', open('/proc/self/environ', 'rb').read())
         search('mounts', open('/proc/self/mountinfo', 'rb').read())
         search('cgroup', open('/proc/self/cgroup', 'rb').read())
@@ -775,7 +784,8 @@ def test_own_nothing_of_the_operator_in_memory(session, daemon):
                     break
         """,
     )
-    assert found == []
+    # The last word is one that is certainly there: the search works.
+    assert {i for _, i in found} == {len(words)}, found
 
 
 def test_own_no_writable_memory_is_shared(session):
@@ -813,8 +823,6 @@ def test_own_flock_on_the_shared_image(session, neighbour):
     first = session.post(lock).ok().json["status"]
     second = neighbour.post(lock + "\nos.close(f)").ok().json["status"]
     with open(rootfs() / target[1:]) as f:
-        import fcntl
-
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             host = "free"
