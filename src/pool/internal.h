@@ -65,6 +65,7 @@ struct pool {
 	size_t ready_count, shell_count;
 	size_t making; /* on their way to ready (CREATING with want_kernel, or STARTING) */
 	size_t making_shells;
+	bool starved; /* wants more, and starting_max or its share of it stands in the way */
 	uint32_t demand[DEMAND_SLOTS]; /* allocations per second */
 	int64_t demand_second;
 	struct loop_timer *refill;
@@ -86,7 +87,7 @@ struct pools {
 	struct map pools;
 	struct map sandboxes;
 	size_t starting;
-	bool starved; /* a pool wanted more and starting_max stood in its way */
+	size_t fed; /* which pool was first asked the last time a place became free */
 	bool started;
 	bool draining;
 	size_t destroying;

@@ -24,16 +24,50 @@ struct sandbox *sandbox_find(struct pools *p, const char *sid)
 	return n ? container_of(n, struct sandbox, node) : NULL;
 }
 
-/* A place became free that another pool may be waiting for. */
+static size_t others_starved(const struct pool *pool)
+{
+	size_t count = 0;
+
+	for (struct map_node *n = map_next(&pool->pools->pools, NULL); n;
+	     n = map_next(&pool->pools->pools, n)) {
+		const struct pool *other = container_of(n, struct pool, node);
+
+		count += other != pool && other->starved;
+	}
+	return count;
+}
+
+/*
+ * SECURITY: a flood of new identifiers in one pool must not keep the others from serving: while
+ * others want places too, each has its share of starting_max.
+ */
+static bool may_start(struct pool *pool)
+{
+	size_t most = (size_t)pool->pools->config.starting_max;
+	size_t others;
+
+	if (pool->pools->starting >= most)
+		return false;
+	others = others_starved(pool);
+	return !others || pool->making + pool->making_shells < most / (others + 1) ||
+	       pool->making + pool->making_shells == 0;
+}
+
+/* A place became free that others may be waiting for; who is asked first takes turns. */
 static void feed_starved(struct pools *p)
 {
-	if (!p->starved)
-		return;
-	p->starved = false;
-	for (struct map_node *n = map_next(&p->pools, NULL); n; n = map_next(&p->pools, n)) {
-		struct pool *pool = container_of(n, struct pool, node);
+	size_t first = p->pools.len ? ++p->fed % p->pools.len : 0;
 
-		loop_timer_start(pool->refill, 0);
+	for (int round = 0; round < 2; round++) {
+		size_t i = 0;
+
+		for (struct map_node *n = map_next(&p->pools, NULL); n;
+		     n = map_next(&p->pools, n), i++) {
+			struct pool *pool = container_of(n, struct pool, node);
+
+			if (pool->starved && (i >= first) == (round == 0))
+				loop_timer_start(pool->refill, 0);
+		}
 	}
 }
 
@@ -516,6 +550,7 @@ void pool_refill_now(struct pool *pool)
 	struct pools *p = pool->pools;
 	int64_t now = loop_now_ms();
 
+	pool->starved = false;
 	if (!pool->image_loaded || p->draining)
 		return;
 	if (now < pool->retry_at_ms) {
@@ -528,8 +563,7 @@ void pool_refill_now(struct pool *pool)
 	if (pool->ready_count > target + 1 + target / 4)
 		sandbox_destroy(list_first(&pool->ready, struct sandbox, list));
 	target += pool->waiting_count;
-	while (pool->ready_count + pool->making < target &&
-	       p->starting < (size_t)p->config.starting_max) {
+	while (pool->ready_count + pool->making < target && may_start(pool)) {
 		if (pool->shell_count)
 			promote_shell(pool);
 		else if (make_sandbox(pool, true) < 0)
@@ -539,21 +573,23 @@ void pool_refill_now(struct pool *pool)
 	 * with somebody who waits for a processor. */
 	while (!pool->making && pool->ready_count >= target &&
 	       pool->shell_count + pool->making_shells < (size_t)p->config.shells &&
-	       p->starting < (size_t)p->config.starting_max)
+	       may_start(pool))
 		if (make_sandbox(pool, false) < 0)
 			break;
-	if (pool->ready_count + pool->making < target)
-		p->starved = true;
+	pool->starved = pool->ready_count + pool->making < target;
 	/* Demand fades with time: look again. */
 	loop_timer_start(pool->refill, 1000);
 }
 
 void pool_refill(struct pool *pool)
 {
-	/* People who wait are served in this turn. Otherwise stock is kept up off the request's
-	 * path, also off its processor: the request that took a sandbox is still running. */
-	if (pool->waiting_count)
+	/* People who wait are served in this turn, if nobody else was first. Otherwise stock is
+	 * kept up off the request's path, also off its processor: the request that took a sandbox
+	 * is still running. */
+	if (pool->waiting_count && !others_starved(pool))
 		pool_refill_now(pool);
+	else if (pool->waiting_count)
+		loop_timer_start(pool->refill, 0);
 	else if (pool->ready_count * 2 < pool_ready_target(pool) || pool->making)
 		loop_timer_start(pool->refill, 0);
 	else
