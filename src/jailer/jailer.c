@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/rand.h"
+#include "jailer/cgroup_tree.h"
 #include "jailer/seccomp.h"
 
 #include <errno.h>
@@ -184,9 +185,12 @@ int jailer_run(const struct jailer_config *config)
 		log_error("cannot start: %s", e.msg);
 		return err_exit_status(e.code);
 	}
+	if (j->cgroups.moved)
+		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
+			 j->cgroups.moved, CGROUP_HOST_LEAF);
 	if (j->cgroups.missing[0])
-		log_warn("no cgroup controller for: %s; these limits are not enforced",
-			 j->cgroups.missing);
+		log_warn("no cgroup controller for: %s; these limits are not enforced (%s)",
+			 j->cgroups.missing, j->cgroups.reason);
 	opcode_reply(j, JAILER_RESTARTED, 0, &e, 0, -1);
 	for (bool serving = true; serving;) {
 		struct epoll_event events[64];
