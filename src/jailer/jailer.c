@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/rand.h"
+#include "jailer/cgroup_tree.h"
 #include "jailer/landlock.h"
 #include "jailer/seccomp.h"
 
@@ -217,6 +218,11 @@ int jailer_run(const struct jailer_config *config)
 		log_error("cannot start: %s", e.msg);
 		return err_exit_status(e.code);
 	}
+	if (j->cgroups.moved)
+		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
+			 j->cgroups.moved, CGROUP_HOST_LEAF);
+	if (j->cgroups.missing[0])
+		log_warn("limits that are not enforced: %s", j->cgroups.reason);
 	name_missing(j);
 	opcode_restarted(j);
 	for (bool serving = true; serving;) {
