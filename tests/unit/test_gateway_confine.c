@@ -85,7 +85,7 @@ static void connect_elsewhere(void)
 {
 	struct sockaddr_in to = elsewhere();
 
-	connect(GATEWAY_UPSTREAM_FD, (struct sockaddr *)&to, sizeof(to));
+	(void)!connect(GATEWAY_UPSTREAM_FD, (struct sockaddr *)&to, sizeof(to));
 }
 
 static void open_file(void)
@@ -100,7 +100,8 @@ static void write_elsewhere(void)
 
 static void map_memory(void)
 {
-	mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	(void)!mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
 }
 
 static void start_process(void)
@@ -163,10 +164,10 @@ static int confined(act_fn *act)
 		for (int fd = GATEWAY_NFLOG_FD; fd <= GATEWAY_UPSTREAM_FD; fd++) {
 			OWNED_FD int s = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
 
-			if (s != fd && dup2(s, fd) != fd)
-				_exit(1);
 			if (s == fd)
-				s = -1;
+				take_fd(s);
+			else if (dup2(s, fd) != fd)
+				_exit(1);
 		}
 		if (gateway_confine(64123, &e) < 0)
 			_exit(2);
