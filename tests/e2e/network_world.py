@@ -98,9 +98,11 @@ SERVER = """\
 
 
 def run(*command, **kw):
-    return subprocess.run(
-        list(map(str, command)), check=True, capture_output=True, text=True, timeout=60, **kw
-    ).stdout
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=60, **kw
+    )
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
 
 
 def netlink_attributes(data):

@@ -101,7 +101,20 @@ def test_sandbox_has_one_route_and_no_ipv6(sandbox):
 def test_outside_is_reached(jailer, sandbox):
     assert sandbox.tcp(WEB) == "outside:hello"
     jailer.wait_logged("new", sandbox.address, WEB)
-    sandbox.inside("ping", "-c", "1", "-W", "20", WEB)
+
+
+def test_outside_answers_ping(sandbox):
+    sandbox.python(
+        """
+        import socket, sys
+        s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        s.settimeout(20)
+        s.connect((sys.argv[1], 0))
+        s.send(bytes.fromhex("0800f7fd00010001"))
+        assert s.recv(100)[20:] == bytes.fromhex("0000fffd00010001")
+        """,
+        WEB,
+    )
 
 
 def test_names_are_asked_for_at_the_gateway(sandbox):
@@ -242,6 +255,33 @@ def test_new_connections_per_second(own):
     assert results[0] == 0 and errno.EHOSTUNREACH in results, results
     assert results.count(0) < 20
     jailer.wait_logged("rate", sandbox.address, WEB)
+
+
+def test_bytes_per_second(own):
+    """More than a burst is dropped; the neighbour has a share of its own."""
+    jailer = own("--egress-bandwidth", "65536", "--dns", RESOLVER)
+    sandbox, neighbour = jailer.sandbox(), jailer.sandbox()
+    sandbox.network()
+    neighbour.network()
+    # One datagram at a time, so that no buffer overflows; the number of answers before one is lost.
+    code = """
+        import socket, sys
+        s = socket.socket(type=socket.SOCK_DGRAM)
+        s.connect((sys.argv[1], 53))
+        s.settimeout(3)
+        count = 0
+        try:
+            while count < 5000:
+                s.send(bytes(1400))
+                s.recv(2000)
+                count += 1
+        except TimeoutError:
+            pass
+        print(count)
+    """
+    answered = int(sandbox.python(code, RESOLVER))
+    assert 262144 // 1428 <= answered < 5000
+    assert neighbour.udp(RESOLVER) == "outside:hello"
 
 
 def connect_many(sandbox, count):
