@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libmnl/libmnl.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netfilter/nfnetlink_log.h>
@@ -110,18 +112,45 @@ int netfilter_open_log(struct err *e)
 	return -1;
 }
 
-int netfilter_open_ends(struct err *e)
+static int open_group(int group, const char *what, struct err *e)
 {
 	struct mnl_socket *nl = open_socket(e);
-	int group = NFNLGRP_CONNTRACK_DESTROY;
 
 	if (!nl)
 		return -1;
 	if (mnl_socket_setsockopt(nl, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)) == 0)
 		return detach(nl, e);
-	err_sys(e, "connection events (CONFIG_NF_CT_NETLINK)");
+	err_sys(e, "%s", what);
 	mnl_socket_close(nl);
 	return -1;
+}
+
+int netfilter_open_ends(struct err *e)
+{
+	return open_group(NFNLGRP_CONNTRACK_DESTROY, "connection events (CONFIG_NF_CT_NETLINK)", e);
+}
+
+int netfilter_open_changes(struct err *e)
+{
+	return open_group(NFNLGRP_NFTABLES, "ruleset events (CONFIG_NF_TABLES)", e);
+}
+
+int netfilter_has_table(const char *name, struct err *e)
+{
+	char buf[MESSAGE_SIZE] __attribute__((aligned(NLMSG_ALIGNTO)));
+	struct mnl_socket *nl = open_socket(e);
+	struct nlmsghdr *nlh =
+		request(buf, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, 0, NFPROTO_INET, 0);
+
+	if (!nl)
+		return -1;
+	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, name);
+	int rc = ask(nl, nlh, NULL, NULL) == 0 ? 1 : errno == ENOENT ? 0 : -1;
+
+	if (rc < 0)
+		err_sys(e, "look for a ruleset");
+	mnl_socket_close(nl);
+	return rc;
 }
 
 /* The original tuple of an entry as the kernel wrote it: what it takes to delete that entry. */

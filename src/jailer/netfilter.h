@@ -19,6 +19,10 @@
 int netfilter_open_log(struct err *e);
 /** netfilter_open_ends: conntrack's DESTROY events, non-blocking. */
 int netfilter_open_ends(struct err *e);
+/** netfilter_open_changes: readable when somebody changed rulesets, non-blocking. */
+int netfilter_open_changes(struct err *e);
+/** netfilter_has_table: 1 if there is an `inet` table of this name, 0 if not. */
+int netfilter_has_table(const char *name, struct err *e);
 /** netfilter_forget: ends what conntrack knows of connections that `address` (host byte order)
  * began. */
 int netfilter_forget(uint32_t address, struct err *e);

@@ -41,6 +41,7 @@ struct network {
 	int ns_fd;
 	struct mnl_socket *links;
 	int addresses_fd; /* news of the host's addresses */
+	int changes_fd;   /* news of the host's rulesets */
 	uint32_t host[RULES_HOST_MAX];
 	size_t host_count;
 	/* The program. */
@@ -157,11 +158,23 @@ static int configure_uplink(const struct network *n, struct mnl_socket *nl, cons
 		       : 0;
 }
 
+/* SECURITY: the rules come before the link they are about. */
+static int load_uplink_rules(const struct network *n, struct err *e)
+{
+	struct buf text;
+
+	buf_init(&text, RULES_TEXT_MAX);
+	rules_uplink(n->config.options, n->config.index, &text);
+	int rc = rules_load(n->home_fd, &text, e);
+
+	buf_done(&text);
+	return rc;
+}
+
 static int make_uplink(const struct network *n, struct err *e)
 {
 	struct mnl_socket *nl = links_open(e);
 	char name[IF_NAMESIZE];
-	struct buf text;
 
 	if (!nl)
 		return -1;
@@ -169,12 +182,8 @@ static int make_uplink(const struct network *n, struct err *e)
 	const struct link_end inside = { RULES_UP, UPLINK_INDEX, true };
 	const struct link_end outside = { .name = name };
 
-	/* SECURITY: the rules come before the link they are about. */
-	buf_init(&text, RULES_TEXT_MAX);
-	rules_uplink(n->config.options, n->config.index, &text);
-	int rc = rules_load(n->home_fd, &text, e);
+	int rc = load_uplink_rules(n, e);
 
-	buf_done(&text);
 	if (rc == 0)
 		rc = links_delete(nl, name, e);
 	if (rc == 0)
@@ -375,6 +384,7 @@ static void stop(struct network *n)
 	links_close(n->links);
 	n->links = NULL;
 	close_fd(&n->addresses_fd);
+	close_fd(&n->changes_fd);
 	close_fd(&n->ns_fd);
 	memset(n->connected, 0, sizeof(n->connected));
 }
@@ -388,9 +398,10 @@ static int start_in_namespace(struct network *n, struct err *e)
 	if (netns_run(n->ns_fd, n->home_fd, configure_inside, n, e) < 0)
 		return -1;
 	n->addresses_fd = links_watch(e);
-	if (n->addresses_fd < 0 || watch(n, n->addresses_fd, e) < 0 || mark_host(n, e) < 0 ||
-	    make_uplink(n, e) < 0 || read_host_addresses(n, e) < 0 ||
-	    load_gateway_rules(n, e) < 0 ||
+	n->changes_fd = n->addresses_fd < 0 ? -1 : netfilter_open_changes(e);
+	if (n->changes_fd < 0 || watch(n, n->addresses_fd, e) < 0 ||
+	    watch(n, n->changes_fd, e) < 0 || mark_host(n, e) < 0 || make_uplink(n, e) < 0 ||
+	    read_host_addresses(n, e) < 0 || load_gateway_rules(n, e) < 0 ||
 	    netns_run(n->ns_fd, n->home_fd, configure_tracking, n, e) < 0 ||
 	    links_add_address(n->links, UPLINK_INDEX, rules_uplink_gateway(n->config.index),
 			      UPLINK_PREFIX, e) < 0 ||
@@ -425,7 +436,7 @@ struct network *network_new(const struct network_config *config, struct err *e)
 		return NULL;
 	}
 	n->config = *config;
-	n->ns_fd = n->addresses_fd = n->gateway_pidfd = -1;
+	n->ns_fd = n->addresses_fd = n->changes_fd = n->gateway_pidfd = -1;
 	n->home_fd = netns_current(e);
 	n->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (n->home_fd < 0 || n->timer_fd < 0 || watch(n, n->timer_fd, e) < 0) {
@@ -456,25 +467,30 @@ void network_free(struct network *n)
 	free(n);
 }
 
-/* The list is read again as a whole: events may be lost, states not. */
+/* Takes what a watch brings; what it says is not looked at, because news may be lost and states are
+ * not. */
+static bool any_news(int fd)
+{
+	char news[4096];
+	bool any = false;
+
+	while (fd >= 0) {
+		ssize_t got = recv(fd, news, sizeof(news), 0);
+
+		if (got < 0 && errno != EINTR && errno != ENOBUFS)
+			break;
+		any = true;
+	}
+	return any;
+}
+
 static void host_addresses_changed(struct network *n)
 {
 	uint32_t before[RULES_HOST_MAX];
 	size_t before_count = n->host_count;
 	struct err e = ERR_INIT;
 	struct buf text;
-	char news[4096];
-	bool any = false;
 
-	for (;;) {
-		ssize_t got = recv(n->addresses_fd, news, sizeof(news), 0);
-
-		if (got < 0 && errno != EINTR && errno != ENOBUFS)
-			break;
-		any = true;
-	}
-	if (!any)
-		return;
 	memcpy(before, n->host, sizeof(before));
 	if (read_host_addresses(n, &e) == 0) {
 		if (before_count == n->host_count &&
@@ -489,12 +505,31 @@ static void host_addresses_changed(struct network *n)
 		log_error("the host's addresses changed: %s", e.msg);
 }
 
+/* Firewalls that load their rules anew often begin by removing everybody's. */
+static void host_rules_changed(struct network *n)
+{
+	char table[RULES_TABLE_SIZE];
+	struct err e = ERR_INIT;
+
+	rules_uplink_table(n->config.index, table);
+	int there = netfilter_has_table(table, &e);
+
+	if (there == 0) {
+		log_warn("somebody removed the ruleset %s; loading it again", table);
+		there = load_uplink_rules(n, &e);
+	}
+	if (there < 0)
+		log_error("the host's rulesets changed: %s", e.msg);
+}
+
 void network_event(struct network *n)
 {
 	gateway_ended(n);
 	gateway_due(n);
-	if (n->addresses_fd >= 0)
+	if (any_news(n->addresses_fd))
 		host_addresses_changed(n);
+	if (any_news(n->changes_fd))
+		host_rules_changed(n);
 }
 
 /* ---- sandboxes ---- */

@@ -266,14 +266,19 @@ static void add_host_guard(const char *uplink, const char *gateway, struct buf *
 		 uplink, gateway, uplink);
 }
 
+void rules_uplink_table(unsigned index, char ret[static RULES_TABLE_SIZE])
+{
+	snprintf(ret, RULES_TABLE_SIZE, "bivouac_%u", index);
+}
+
 void rules_uplink(const struct egress_options *o, unsigned index, struct buf *out)
 {
 	uint32_t g = rules_uplink_gateway(index);
-	char table[24];
+	char table[RULES_TABLE_SIZE];
 	char uplink[16];
 	char gateway[INET_ADDRSTRLEN];
 
-	snprintf(table, sizeof(table), "bivouac_%u", index);
+	rules_uplink_table(index, table);
 	snprintf(uplink, sizeof(uplink), "bvk%u", index);
 	snprintf(gateway, sizeof(gateway), "%u.%u.%u.%u", g >> 24, g >> 16 & 255, g >> 8 & 255,
 		 g & 255);
@@ -298,7 +303,10 @@ void rules_uplink(const struct egress_options *o, unsigned index, struct buf *ou
 
 void rules_uplink_remove(unsigned index, struct buf *out)
 {
-	buf_addf(out, "add table inet bivouac_%u\ndelete table inet bivouac_%u\n", index, index);
+	char table[RULES_TABLE_SIZE];
+
+	rules_uplink_table(index, table);
+	buf_addf(out, "add table inet %s\ndelete table inet %s\n", table, table);
 }
 
 static int open_nft(struct err *e)

@@ -40,6 +40,10 @@ static inline uint32_t rules_uplink_gateway(unsigned index)
 	return RULES_UPLINK + 4 * index + 2;
 }
 
+#define RULES_TABLE_SIZE 24
+/** rules_uplink_table: the name of the host's table. */
+void rules_uplink_table(unsigned index, char ret[static RULES_TABLE_SIZE]);
+
 /** rules_gateway: the gateway's table. */
 void rules_gateway(const struct egress_options *o, const uint32_t *host, size_t host_count,
 		   struct buf *out);

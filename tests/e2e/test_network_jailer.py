@@ -185,6 +185,16 @@ def test_new_host_address_is_refused_too(jailer, world, sandbox):
         world.in_host("ip", "addr", "del", "198.200.0.9/32", "dev", "lo")
 
 
+def test_firewall_removes_all_rules(own):
+    jailer = own()
+    sandbox = jailer.sandbox()
+    sandbox.network()
+    for _ in range(3):
+        jailer.world.in_host("nft", "flush ruleset")
+        wait_for(lambda: "masquerade" in jailer.world.ruleset(), 20, "the host's rules")
+        assert sandbox.tcp(WEB) == "outside:hello"
+
+
 def test_neighbours_are_refused(jailer, sandbox, neighbour):
     assert sandbox.address != neighbour.address
     for one, other in ((sandbox, neighbour), (neighbour, sandbox)):
@@ -336,7 +346,7 @@ def test_disconnected_at_once(jailer):
     held.kill()
     held.wait()
     sent, received = jailer.wait_ended(address, WEB)
-    assert sent > 5 * 40 and received > 4 * 40  # "hello" and its answer, with headers
+    assert sent > 100 and received > 50  # a handshake at least
     assert sandbox.network() == address
     assert sandbox.tcp(WEB) == "outside:hello"
     sandbox.destroy()
