@@ -288,6 +288,7 @@ int main(int argc, char **argv)
 
 	prctl(PR_SET_PDEATHSIG,
 	      SIGKILL); /* exec of a file with other rights would have cleared it */
+	prctl(PR_SET_NAME, "bivouac-zygote");
 	fcntl(ZYGOTE_SOCK_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(ZYGOTE_FILTER_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(ZYGOTE_OWN_FILTER_FD, F_SETFD, FD_CLOEXEC);

@@ -367,18 +367,21 @@ static int check_lifecycle(json_t *props, struct err *e)
 	return 0;
 }
 
-static int check_network(json_t *props, struct err *e)
+static int check_network(struct arm *arm, json_t *props, struct err *e)
 {
+	const char *off = arm_config(arm)->egress_off ? arm_config(arm)->egress_off() : NULL;
 	json_t *network = member(props, "sessionNetworkConfiguration");
 
 	if (!network || set_default(network, "status", json_string("EgressDisabled"), e) < 0)
 		return err_set(e, ERR_NOMEM, "arm: out of memory");
-	/* SECURITY: sessions have no network at all; a pool that says otherwise would promise what
-	 * is not there. */
-	if (strcmp(json_string_value(json_object_get(network, "status")), "EgressDisabled") != 0)
+	/* A pool never promises a network that is not there. */
+	if (off &&
+	    strcmp(json_string_value(json_object_get(network, "status")), "EgressDisabled") != 0)
 		return err_set(e, ERR_POOL_CONFIG,
-			       "Unexpected value: 'sessionNetworkConfiguration.status'. 'Must be "
-			       "EgressDisabled: sessions on this machine have no network.'");
+			       "Unexpected value: 'sessionNetworkConfiguration.status'. "
+			       "'EgressEnabled is not available on this machine: %s.' Or choose "
+			       "EgressDisabled.",
+			       off);
 	return 0;
 }
 
@@ -474,7 +477,6 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 	const json_t *old_props = json_object_get(old, "properties");
 	json_t *props = member(wanted, "properties");
 
-	(void)arm;
 	(void)api_version;
 	if (!props)
 		return err_set(e, ERR_NOMEM, "arm: out of memory");
@@ -482,7 +484,7 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 		return -1;
 	if (check_container_type(props, old_props, e) < 0 ||
 	    check_builtin(props, old_props, e) < 0 || check_scale(props, e) < 0 ||
-	    check_lifecycle(props, e) < 0 || check_network(props, e) < 0 ||
+	    check_lifecycle(props, e) < 0 || check_network(arm, props, e) < 0 ||
 	    check_isolation_word(props, "isolation", e) < 0 ||
 	    check_isolation_word(props, "minimumIsolation", e) < 0 ||
 	    check_identity(wanted, props, e) < 0 || check_secrets(props, old_props, e) < 0)

@@ -2,8 +2,8 @@
 #include "jailer/cgroup.h"
 
 #include "base/fdio.h"
-#include "base/log.h"
 #include "base/own.h"
+#include "jailer/cgroup_tree.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -40,60 +40,54 @@ static int open_dir(int dfd, const char *path)
 	return openat(dfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Makes parent/bivouac/<instance> and returns it open; on v2 passes the controllers down. */
-static int make_instance(const char *mount, int version, const char *instance, struct err *e)
+/* Makes <mount>/bivouac/<instance> and returns it open. */
+static int make_instance(int root, const char *mount, const char *instance, struct err *e)
 {
-	OWNED_FD int root = open_dir(AT_FDCWD, mount);
 	char path[64];
 
-	if (root < 0)
-		return err_sys(e, "open %s", mount);
 	snprintf(path, sizeof(path), "bivouac/%s", instance);
 	if ((mkdirat(root, "bivouac", 0755) < 0 && errno != EEXIST) ||
 	    (mkdirat(root, path, 0755) < 0 && errno != EEXIST))
 		return err_sys(e, "make cgroup %s/%s", mount, path);
-	if (version == 2) {
-		static const char *const levels[] = { ".", "bivouac", NULL };
-
-		for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
-			char file[96];
-			struct err ignored;
-
-			snprintf(file, sizeof(file), "%s/cgroup.subtree_control",
-				 levels[i] ? levels[i] : path);
-			/* One by one: a controller that is not delegated must not keep the others
-			 * off. */
-			for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
-				char word[16];
-
-				snprintf(word, sizeof(word), "+%s", names[c]);
-				fd_write_once(root, file, word, &ignored);
-			}
-		}
-	}
 	int dfd = open_dir(root, path);
 
 	return dfd < 0 ? err_sys(e, "open cgroup %s/%s", mount, path) : dfd;
 }
 
-static bool v2_offers(int parent_dfd, const char *controller)
+static int open_v1(const char *mount, const char *instance, struct err *e)
 {
-	struct buf text;
-	struct err e;
-	bool found;
+	OWNED_FD int root = open_dir(AT_FDCWD, mount);
 
-	buf_init(&text, 4096);
-	found = fd_read_file(parent_dfd, "cgroup.subtree_control", 4096, &text, &e) == 0 &&
-		has_word(buf_str(&text).ptr, controller);
-	buf_done(&text);
-	return found;
+	return root < 0 ? err_sys(e, "open %s", mount) : make_instance(root, mount, instance, e);
 }
 
-static void note_missing(struct cgroup_layout *l, const char *word)
+static int open_v2(struct cgroup_layout *l, const char *mount, const char *controller,
+		   struct err *e)
+{
+	OWNED_FD int root = open_dir(AT_FDCWD, mount);
+
+	if (root < 0)
+		return err_sys(e, "open %s", mount);
+	int moved = cgroup_tree_vacate(root, e);
+
+	if (moved < 0)
+		return -1;
+	l->moved += moved;
+	OWNED_FD int dfd = make_instance(root, mount, l->instance, e);
+
+	/* One by one: a controller that is not delegated must not keep the others off. */
+	if (dfd < 0 || cgroup_tree_hand_down(root, l->instance, controller, e) < 0)
+		return -1;
+	return take_fd(dfd);
+}
+
+static void note_missing(struct cgroup_layout *l, const char *word, const char *reason)
 {
 	size_t n = strlen(l->missing);
+	size_t r = strlen(l->reason);
 
 	snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "", word);
+	snprintf(l->reason + r, sizeof(l->reason) - r, "%s%s: %s", r ? "; " : "", word, reason);
 }
 
 /* Whether memory can leave for swap without being counted. */
@@ -109,16 +103,18 @@ static bool swap_escapes(const struct cgroup_layout *l)
 int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 {
 	FILE *mounts = setmntent("/proc/self/mounts", "re");
-	struct err why = ERR_INIT; /* a tree that cannot be used: its controllers are missing */
+	struct err why[CGROUP_CONTROLLERS];
 	struct mntent *m;
 	char v2_mount[256] = "";
 
 	if (!mounts)
 		return err_sys(e, "open /proc/self/mounts");
-	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++)
+	*l = (struct cgroup_layout){ .moved = 0 };
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 		l->ctrl[c].parent_dfd = -1;
+		err_set(&why[c], ERR_UNAVAILABLE, "no hierarchy with it is mounted");
+	}
 	snprintf(l->instance, sizeof(l->instance), "%s", instance);
-	l->missing[0] = '\0';
 	while ((m = getmntent(mounts))) {
 		if (strcmp(m->mnt_type, "cgroup2") == 0 && !v2_mount[0])
 			snprintf(v2_mount, sizeof(v2_mount), "%s", m->mnt_dir);
@@ -127,29 +123,22 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 		for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 			if (l->ctrl[c].parent_dfd >= 0 || !has_word(m->mnt_opts, names[c]))
 				continue;
-			l->ctrl[c].parent_dfd = make_instance(m->mnt_dir, 1, instance, &why);
+			l->ctrl[c].parent_dfd = open_v1(m->mnt_dir, instance, &why[c]);
 			l->ctrl[c].version = 1;
 		}
 	}
 	endmntent(mounts);
 	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
-		if (l->ctrl[c].parent_dfd < 0 && v2_mount[0]) {
-			int dfd = make_instance(v2_mount, 2, instance, &why);
-
-			if (dfd >= 0 && v2_offers(dfd, names[c])) {
-				l->ctrl[c].parent_dfd = dfd;
-				l->ctrl[c].version = 2;
-			} else if (dfd >= 0) {
-				close(dfd);
-			}
+		/* What is bound to a v1 hierarchy is not on the v2 tree. */
+		if (l->ctrl[c].version != 1 && v2_mount[0]) {
+			l->ctrl[c].parent_dfd = open_v2(l, v2_mount, names[c], &why[c]);
+			l->ctrl[c].version = 2;
 		}
 		if (l->ctrl[c].parent_dfd < 0)
-			note_missing(l, names[c]);
+			note_missing(l, names[c], why[c].msg);
 	}
 	if (swap_escapes(l))
-		note_missing(l, "swap");
-	if (why.code != ERR_NONE)
-		log_warn("%s", why.msg);
+		note_missing(l, "swap", "the kernel does not count swapped memory");
 	return 0;
 }
 
@@ -192,6 +181,11 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 	if (version == 1) {
 		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64,
 			lim->memory_bytes) < 0)
+			return -1;
+		/* SECURITY: without a limit of its own v1 does not count what waits in sockets at
+		 * all, and gigabytes of the kernel's memory could wait there. */
+		if (set(dfd, sid, "memory.kmem.tcp.limit_in_bytes", true, e, "%" PRIu64,
+			lim->memory_bytes / 8) < 0)
 			return -1;
 		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
 			   lim->memory_bytes);
@@ -413,8 +407,14 @@ void cgroup_kill(const struct cgroup_layout *l, const char *sid)
 {
 	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 		char path[96];
+		struct err ignored;
 
 		if (l->ctrl[c].parent_dfd < 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/cgroup.kill", sid);
+		/* Linux 5.14: the whole tree at once, whatever it forks meanwhile. */
+		if (l->ctrl[c].version == 2 &&
+		    fd_write_once(l->ctrl[c].parent_dfd, path, "1", &ignored) == 0)
 			continue;
 		snprintf(path, sizeof(path), "%s/cgroup.procs", sid);
 		kill_listed(l->ctrl[c].parent_dfd, path, sid);

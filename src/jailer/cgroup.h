@@ -28,9 +28,12 @@ struct cgroup_layout {
 	} ctrl[CGROUP_CONTROLLERS];
 	char instance[32];
 	char missing[64];
+	char reason[ERR_MSG_MAX]; /* why, for the log */
+	int moved;                /* processes of a container's root that cgroup_open moved */
 };
 
-/** cgroup_open: finds the hierarchies and makes the instance's directories. */
+/** cgroup_open: finds the hierarchies and makes the instance's directories; cgroup_tree.h says what
+ * it does inside a container. */
 int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e);
 /** cgroup_close: removes the instance's directories if they are empty. */
 void cgroup_close(struct cgroup_layout *l);

@@ -141,9 +141,10 @@ static int enter_root(const struct jail_spawn *s, struct err *e)
 	if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC,
 		  "hidepid=invisible,subset=pid") < 0)
 		return err_sys(e, "mount /proc (hidepid=invisible,subset=pid)");
-	/* A terminal is no loss worth a refusal: some hosts forbid devpts in user namespaces. */
+	/* A terminal is no loss worth a refusal: some hosts forbid devpts in user namespaces.
+	 * SECURITY: a bounded part of the terminals, which all instances together share. */
 	(void)!mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
-		     "newinstance,ptmxmode=0666,mode=0620");
+		     "newinstance,ptmxmode=0666,mode=0620,max=64");
 	/* SECURITY: the old root is detached with everything on it; no path or descriptor leads
 	 * back, because close_range() below leaves none that names a directory. */
 	if (syscall(SYS_pivot_root, ".", ".") < 0)

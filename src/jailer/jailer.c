@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/rand.h"
+#include "jailer/cgroup_tree.h"
+#include "jailer/landlock.h"
 #include "jailer/seccomp.h"
 
 #include <errno.h>
@@ -194,6 +196,18 @@ static void jailer_done(struct jailer *j)
 	record_uid_release(j->config.uid_dir, j->config.run_dir);
 }
 
+/* Never silent about what this machine does not do: the daemon puts it where people look. */
+static void name_missing(struct jailer *j)
+{
+	bool landlock = landlock_abi() >= LANDLOCK_ABI_WANTED;
+	bool names = j->zygote_config.notify;
+
+	snprintf(j->missing, sizeof(j->missing), "%s%s%s", j->cgroups.missing,
+		 landlock ? "" : " landlock", names ? "" : " refused-call-names");
+	if (j->missing[0] == ' ')
+		memmove(j->missing, j->missing + 1, strlen(j->missing));
+}
+
 int jailer_run(const struct jailer_config *config)
 {
 	struct jailer *j = calloc(1, sizeof(*j));
@@ -204,7 +218,12 @@ int jailer_run(const struct jailer_config *config)
 		log_error("cannot start: %s", e.msg);
 		return err_exit_status(e.code);
 	}
-	snprintf(j->missing, sizeof(j->missing), "%s", j->cgroups.missing);
+	if (j->cgroups.moved)
+		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
+			 j->cgroups.moved, CGROUP_HOST_LEAF);
+	if (j->cgroups.missing[0])
+		log_warn("limits that are not enforced: %s", j->cgroups.reason);
+	name_missing(j);
 	opcode_restarted(j);
 	for (bool serving = true; serving;) {
 		struct epoll_event events[64];

@@ -13,7 +13,9 @@
 
 #include "base/err.h"
 
-/** landlock_abi: version of the running kernel, 0: it has none. 6 is all that is used here. */
+/** All that is used here: files, device control, abstract sockets, signals (Linux 6.12). */
+#define LANDLOCK_ABI_WANTED 6
+/** landlock_abi: version of the running kernel, 0: it has none. */
 int landlock_abi(void);
 /** landlock_confine: the calling thread and all it will start. Succeeds, doing less or nothing,
  * where the kernel has less; jailer says so at its start. Needs no_new_privs. */

@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -43,8 +44,6 @@ static const char *const allowed[] = {
 	"fchmodat",
 	"fchown",
 	"fchownat",
-	"fcntl",
-	"fdatasync",
 	"fgetxattr",
 	"flistxattr",
 	"flock",
@@ -52,7 +51,6 @@ static const char *const allowed[] = {
 	"fsetxattr",
 	"fstat",
 	"fstatfs",
-	"fsync",
 	"ftruncate",
 	"getcwd",
 	"getdents",
@@ -101,7 +99,6 @@ static const char *const allowed[] = {
 	"statx",
 	"symlink",
 	"symlinkat",
-	"sync_file_range",
 	"truncate",
 	"umask",
 	"unlink",
@@ -121,7 +118,6 @@ static const char *const allowed[] = {
 	"mlockall",
 	"mprotect",
 	"mremap",
-	"msync",
 	"munlock",
 	"munlockall",
 	"munmap",
@@ -190,7 +186,6 @@ static const char *const allowed[] = {
 	"setgroups",
 	"setitimer",
 	"setpgid",
-	"setpriority",
 	"setregid",
 	"setresgid",
 	"setresuid",
@@ -367,10 +362,12 @@ static const char *const absent[] = {
 
 /*
  * SECURITY: succeed and do nothing. A session has no file on a disk, so there is nothing to write
- * back but other people's data (sync and syncfs reach the host's file system through the image),
- * and advice may not throw the shared image out of the page cache.
+ * back but other people's data (through the image each of these reaches the host's file system, its
+ * journal and the disk's cache), and advice may not throw the shared image out of the page cache.
  */
-static const char *const idle[] = { "fadvise64", "sync", "syncfs" };
+static const char *const idle[] = {
+	"fadvise64", "fdatasync", "fsync", "sync", "sync_file_range", "syncfs",
+};
 
 /* Refused like those above; a zygote needs them to enter a sandbox. */
 static const char *const entering[] = { "setns", "capset", "seccomp" };
@@ -530,6 +527,27 @@ static int allow_small_pages(scmp_filter_ctx ctx)
 	return rc;
 }
 
+/*
+ * SECURITY: the commands that programs use. Among those left out: F_NOTIFY, which like inotify
+ * tells who opens the shared image's files, and leases, which make others wait for them.
+ */
+static int allow_fcntl(scmp_filter_ctx ctx)
+{
+	static const uint32_t commands[] = {
+		F_DUPFD,         F_GETFD,      F_SETFD,     F_GETFL,     F_SETFL,      F_GETLK,
+		F_SETLK,         F_SETLKW,     F_SETOWN,    F_GETOWN,    F_SETSIG,     F_GETSIG,
+		F_SETOWN_EX,     F_GETOWN_EX,  F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_SETPIPE_SZ,
+		F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS,
+	};
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(fcntl), 1,
+				  SCMP_A1_32(SCMP_CMP_EQ, F_NOTIFY));
+
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+				       SCMP_A1_32(SCMP_CMP_EQ, commands[i]));
+	return rc;
+}
+
 static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 {
 	int rc = 0;
@@ -547,6 +565,20 @@ static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 	rc |= allow_sockets(ctx);
 	rc |= allow_small_pages(ctx);
 	rc |= allow_prctl(ctx);
+	rc |= allow_fcntl(ctx);
+	/* As with fsync: a shared mapping of the image would reach the disk. */
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(msync), 1,
+			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, MS_SYNC));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(msync), 1,
+			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, 0));
+	/* SECURITY: its own priority, not that of the agent, which has the same user. */
+	for (uint32_t which = PRIO_PROCESS; which <= PRIO_PGRP; which++)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(setpriority), 2,
+				       SCMP_A0_32(SCMP_CMP_EQ, which), SCMP_A1_32(SCMP_CMP_EQ, 0));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(setpriority), 1,
+			       SCMP_A0_32(SCMP_CMP_EQ, PRIO_USER));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(setpriority), 1,
+			       SCMP_A1_32(SCMP_CMP_GT, 0));
 	rc |= allow_harmless_ioctls(ctx);
 	/* Own limits only: another process of the same uid is the agent. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1,

@@ -292,17 +292,21 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 		return;
 	}
 	if (x) {
+		if (x->asking)
+			return; /* twice the same */
+		result_from_agent(x, r);
 		if (x == s->current) {
-			s->current = NULL;
 			loop_timer_stop(s->overdue);
 			/* The agent sends no extra message: done means idle, unless the kernel did
 			 * not survive. */
 			s->kernel_idle = r->kernel_idle;
+			if (refusals_ask(s, r))
+				return; /* goes on in execution_settled() */
+			s->current = NULL;
 		} else {
 			list_remove(&x->node);
 			s->queue_len--;
 		}
-		result_from_agent(x, r);
 		finish(x); /* x may be gone after this */
 		unstored = !s->ended && is_unstored(s, op);
 	} else if (s->foreign_op == op) {
@@ -315,6 +319,20 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 	/* Stored, or nobody's: the agent may forget it. Not stored: it keeps it for the next
 	 * daemon. */
 	if (!unstored)
+		agent_link_ack(s->sandbox->link, op);
+	executions_next(s);
+}
+
+void execution_settled(struct session *s)
+{
+	struct execution *x = s->current;
+	uint64_t op = x->op;
+
+	s->current = NULL;
+	finish(x); /* x may be gone after this */
+	if (s->ended)
+		return;
+	if (!is_unstored(s, op))
 		agent_link_ack(s->sandbox->link, op);
 	executions_next(s);
 }

@@ -14,6 +14,19 @@ enum sandbox_state {
 	SANDBOX_ALLOCATED,
 };
 
+/** What of a sandbox concerns the world outside (network.c). */
+struct sandbox_network {
+	struct flow_owner *owner; /* its address, while connected */
+	bool open;                /* may be connected: no cut has succeeded since a connect */
+	bool stale;               /* to be asked again */
+	bool busy;                /* a call is under way, */
+	bool asked;               /* and this is what it asks for */
+	bool counted;             /* in pools.connecting */
+	int failures;             /* in a row */
+	struct list turn;         /* pools.connects: waits for its turn */
+	struct loop_timer *retry;
+};
+
 struct sandbox {
 	struct map_node node; /* pools.sandboxes, by sid */
 	struct list list;     /* pool.shells or pool.ready */
@@ -32,6 +45,7 @@ struct sandbox {
 	int kernel_failures;  /* in a row: it did not start, or lived less than a second */
 	int64_t kernel_started_ms;
 	struct loop_timer *retry;
+	struct sandbox_network network;
 };
 
 #define DEMAND_SLOTS 30 /* seconds of history */
@@ -51,6 +65,7 @@ struct pool {
 	size_t ready_count, shell_count;
 	size_t making; /* on their way to ready (CREATING with want_kernel, or STARTING) */
 	size_t making_shells;
+	bool starved; /* wants more, and starting_max or its share of it stands in the way */
 	uint32_t demand[DEMAND_SLOTS]; /* allocations per second */
 	int64_t demand_second;
 	struct loop_timer *refill;
@@ -60,15 +75,29 @@ struct pool {
 	bool removed;         /* freed when the last of them is gone */
 };
 
+/** Lines of one second, and how many more there would have been (flows.c). */
+struct flow_budget {
+	int64_t second;
+	unsigned used;
+	uint64_t dropped;
+};
+
 struct pools {
 	struct pools_config config;
 	struct map pools;
 	struct map sandboxes;
 	size_t starting;
-	bool starved; /* a pool wanted more and starting_max stood in its way */
+	size_t fed; /* which pool was first asked the last time a place became free */
 	bool started;
 	bool draining;
 	size_t destroying;
+	struct list connects; /* struct sandbox_network: sessions to be connected */
+	size_t connecting;    /* calls for them under way */
+	struct map flow_owners;
+	struct list flow_gone; /* struct flow_owner of sandboxes that are gone, oldest first */
+	struct flow_budget flow_budget;
+	uint64_t flows_unknown;
+	int64_t flows_unknown_next_ms;
 	void (*ready)(void *arg, const struct err *e);
 	void *ready_arg;
 	void (*drained)(void *arg);
@@ -120,6 +149,13 @@ int sandbox_adopt(struct session *s, const char *sid, const char *image, struct 
 /** sandbox_leave_stock: off the list and out of the counts its state has it in. */
 void sandbox_leave_stock(struct sandbox *sb);
 void sandbox_destroy(struct sandbox *sb);
+/** sandbox_call_returned: a call of the backend came back; true if the sandbox was destroyed
+ * meanwhile (it may be freed now). */
+bool sandbox_call_returned(struct sandbox *sb);
+/** sandbox_make_failed: one without a session did not come up; destroys it. */
+void sandbox_make_failed(struct sandbox *sb, const struct err *e);
+/** sandbox_networked: a new sandbox is connected, or need not be: it goes on. */
+void sandbox_networked(struct sandbox *sb);
 /** sandbox_destroy_unknown: by id alone. */
 void sandbox_destroy_unknown(struct pools *p, const char *sid);
 /** sandbox_restart_kernel: after the kernel of an allocated sandbox died. */
@@ -134,6 +170,29 @@ void pool_refill_now(struct pool *pool);
 /** pool_note_demand: one allocation. */
 void pool_note_demand(struct pool *pool);
 size_t pool_ready_target(struct pool *pool);
+
+/* network.c: whether sandboxes reach the outside, as the status of their pool says. */
+void network_init(struct sandbox *sb);
+/** network_settle: asks for what the pool says now, unless that is so already. */
+void network_settle(struct sandbox *sb);
+/** network_adopt: an earlier daemon left it; nobody knows whether it is connected. */
+void network_adopt(struct sandbox *sb);
+/** network_leave: it is about to be destroyed; network_done: it is freed. */
+void network_leave(struct sandbox *sb);
+void network_done(struct sandbox *sb);
+/** network_pool_changed: connects or cuts every session of the pool. */
+void network_pool_changed(struct pool *pool);
+/** network_restarted: there is a new jailer; what is or was connected is asked again. */
+void network_restarted(struct pools *p);
+
+/* flows.c */
+/** flow_owner_new: records of this address are this sandbox's from now on; NULL: no memory. */
+struct flow_owner *flow_owner_new(struct sandbox *sb, uint32_t address);
+uint32_t flow_owner_address(const struct flow_owner *o);
+/** flow_owner_leave: the sandbox is not connected any more; late records still find its names.
+ * Accepts NULL. */
+void flow_owner_leave(struct flow_owner *o);
+void flows_done(struct pools *p);
 
 /* sessions.c */
 struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
@@ -154,6 +213,8 @@ void execution_free(struct execution *x);
 void executions_next(struct session *s);
 void session_memory_set(struct session *s, const struct err *e);
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
+/** execution_settled: the current execution has its result, names of refused calls included. */
+void execution_settled(struct session *s);
 int executions_restore(struct session *s, struct err *e);
 /** executions_fail_queued: those that have not begun; executions_fail_all: every one, and forgets
  * the rest. */
@@ -161,8 +222,15 @@ void executions_fail_queued(struct session *s, const struct err *e);
 void executions_fail_all(struct session *s, const struct err *e);
 void session_overdue(void *arg);
 
+/* refusals.c */
+/** refusals_ask: true if the current execution waits for the names of the system calls that it was
+ * refused; execution_settled() follows, or the end of the session. */
+bool refusals_ask(struct session *s, const struct agent_result *r);
+
 /* results.c */
 void result_from_agent(struct execution *x, const struct agent_result *r);
+/** result_add_refused: says at the end of stderr which system calls the sandbox refused. */
+void result_add_refused(struct execution *x, const char *const *names, size_t count);
 void result_done(struct execution_result *r);
 /** result_not_started: why it was not run at all; ERR_CONFLICT: for want of memory. */
 void result_not_started(struct execution *x, const struct err *e);

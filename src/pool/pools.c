@@ -44,6 +44,9 @@ int pools_new(const struct pools_config *config, struct pools **ret, struct err 
 	p->config = *config;
 	map_init(&p->pools);
 	map_init(&p->sandboxes);
+	map_init(&p->flow_owners);
+	list_init(&p->connects);
+	list_init(&p->flow_gone);
 	*ret = p;
 	return 0;
 }
@@ -192,6 +195,7 @@ static int apply_document(struct pools *p, const struct store_doc *doc, struct e
 		pool = pool_new(p, &spec, e);
 		if (!pool)
 			return -1;
+		network_pool_changed(pool);
 		if (p->started)
 			load_image(pool);
 		return 0;
@@ -201,6 +205,7 @@ static int apply_document(struct pools *p, const struct store_doc *doc, struct e
 	pool->spec = spec;
 	if (!same)
 		drop_stock(pool);
+	network_pool_changed(pool);
 	list_each(&pool->order, struct session, order, s)
 		session_rearm(s);
 	pool_refill(pool);
@@ -349,6 +354,7 @@ void pools_backend_restarted(struct pools *p)
 		pool->retry_at_ms = 0;
 		pool->image_loaded = false; /* until the new jailer's zygote says so */
 	}
+	network_restarted(p);
 	b->ops->list(b, adopt_listed, p);
 }
 
@@ -370,6 +376,7 @@ void pools_free(struct pools *p)
 	/* With sandboxes that live on, the process is about to end and takes all of it along. */
 	if (!p || p->sandboxes.len || p->pools.len)
 		return;
+	flows_done(p);
 	map_done(&p->pools);
 	map_done(&p->sandboxes);
 	free(p);

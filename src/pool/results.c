@@ -214,6 +214,25 @@ void result_from_agent(struct execution *x, const struct agent_result *r)
 	take_displays(out, r);
 }
 
+void result_add_refused(struct execution *x, const char *const *names, size_t count)
+{
+	struct text *text = &x->result.err;
+	struct buf b;
+
+	buf_init(&b, TEXT_MAX);
+	buf_add_str(&b, text_str(text));
+	add_line(&b, "[The sandbox refused: ");
+	for (size_t i = 0; i < count; i++)
+		buf_addf(&b, "%s%s()", i == 0 ? "" : ", ", names[i]);
+	buf_addf(&b, ". %s not available in sessions.]\n",
+		 count == 1 ? "This system call is" : "These system calls are");
+	if (buf_ok(&b)) {
+		free(text->ptr);
+		*text = take_text(&b);
+	}
+	buf_done(&b);
+}
+
 void result_not_started(struct execution *x, const struct err *e)
 {
 	struct execution_result *out = &x->result;

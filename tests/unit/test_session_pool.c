@@ -32,6 +32,13 @@ static struct identity_caller caller = { .oid = "o", .name = "ada@example.org" }
 static char changes[1024];
 static char unenforced[32];
 
+static const char *egress_off_text;
+
+static const char *egress_off(void)
+{
+	return egress_off_text;
+}
+
 static void on_change(const char *key, bool deleted, void *arg)
 {
 	(void)arg;
@@ -72,14 +79,16 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(dir));
 	if (store_open(dir, &store, &e) < 0)
 		fail_msg("%s", e.msg);
-	struct arm_config config = { store, "00000000-0000-0000-0000-000000000000", "local",
-				     "My Place", unenforced };
+	struct arm_config config = { store,      "00000000-0000-0000-0000-000000000000",
+				     "local",    "My Place",
+				     unenforced, egress_off };
 
 	assert_int_equal(arm_new(&config, &arm, &e), 0);
 	server = fake_server_new();
 	if (arm_routes(arm, server, &e) < 0)
 		fail_msg("%s", e.msg);
 	changes[0] = '\0';
+	egress_off_text = NULL;
 	arm_on_change(arm, "microsoft.app/sessionpools", on_change, NULL);
 	assert_call(201, "PUT", SUB "/resourcegroups/RG-one" ANY, "{\"location\":\"local\"}");
 	return 0;
@@ -375,12 +384,6 @@ static void test_refusals(void **state)
 		{ "\"isolation\":\"MicroVM\"", "Isolation microvm is not available" },
 		{ "\"isolation\":\"cage\"", "Valid values are: auto, process, oci, microvm" },
 		{ "\"minimumIsolation\":\"microvm\"", "'minimumIsolation'" },
-		{ "\"sessionNetworkConfiguration\":{\"status\":\"EgressEnabled\"}",
-		  "InvalidSessionPoolConfiguration: "
-		  "Unexpected "
-		  "value: "
-		  "'sessionNetworkConfiguration"
-		  ".status'" },
 		{ "\"sessionNetworkConfiguration\":{\"status\":\"Maybe\"}", "Valid values are: "
 									    "EgressEnabled, "
 									    "EgressDisabled" },
@@ -499,6 +502,42 @@ static void test_update(void **state)
 	assert_int_equal(call("DELETE", POOL NEW, "If-Match: *\n", NULL), 200);
 	assert_int_equal(call("PUT", POOL NEW, "If-Match: *\n", "{\"location\":\"local\"}"), 412);
 	assert_int_equal(call("DELETE", POOL NEW, NULL, NULL), 204);
+}
+
+static void test_egress(void **state)
+{
+	static const char enabled[] =
+		"{\"properties\":{\"sessionNetworkConfiguration\":{\"Status\":\"egressENABLED\"}}}";
+	static const char disabled[] =
+		"{\"properties\":{\"sessionNetworkConfiguration\":{\"status\":\"egressdisabled\"}}}";
+
+	(void)state;
+	assert_call(200, "PUT", POOL NEW, "{\"location\":\"local\"}");
+	assert_has(body(), "{\"status\":\"EgressDisabled\"}");
+	assert_false(load().egress);
+	assert_call(200, "PATCH", POOL NEW, enabled);
+	assert_has(body(), "{\"status\":\"EgressEnabled\"}");
+	assert_true(load().egress);
+	/* What is not said stays. */
+	assert_call(200, "PATCH", POOL NEW, "{\"tags\":{\"a\":\"b\"}}");
+	assert_true(load().egress);
+	assert_call(200, "PATCH", POOL NEW, disabled);
+	assert_false(load().egress);
+	/* Where it is not offered, the reason is told and the pool stays as it is. */
+	egress_off_text = "nft is not installed; apt install nftables";
+	changes[0] = '\0';
+	assert_call(400, "PATCH", POOL NEW, enabled);
+	assert_has(body(), "InvalidSessionPoolConfiguration");
+	assert_has(body(),
+		   "'sessionNetworkConfiguration.status'. 'EgressEnabled is not available "
+		   "on this machine: nft is not installed; apt install nftables.' Or choose "
+		   "EgressDisabled.");
+	assert_int_equal(
+		put_with("%s", "\"sessionNetworkConfiguration\":{\"status\":\"EgressEnabled\"}"),
+		400);
+	assert_string_equal(changes, "");
+	assert_false(load().egress);
+	assert_call(200, "PATCH", POOL NEW, disabled);
 }
 
 static void test_api_version(void **state)
@@ -698,6 +737,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_unenforced, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_update, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_egress, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_api_version, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lists, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_groups, setup, teardown),
