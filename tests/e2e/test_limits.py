@@ -499,12 +499,12 @@ def test_idle_timeout():
 
 
 def test_depth_of_json(session):
-    for depth, status in ((2047, 200), (2048, 400)):
+    for depth, status in ((63, 200), (64, 400)):
         # One level is the body itself.
         body = '{"code": "1", "extra": ' + "[" * depth + "]" * depth + "}"
         reply = session.call("POST", "executions", body, headers={"Content-Type": "application/json"})
         assert reply.status == status, (depth, reply)
-    assert "not valid JSON" in reply.error(400, "InvalidRequestContent")["message"]
+    assert "deeper than 64 levels" in reply.error(400, "InvalidRequestContent")["message"]
 
 
 def test_transfers_at_once(session, daemon):
