@@ -10,12 +10,13 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from daemon_target import MIB, growth, receive, status_of, target, unharmed  # noqa: E402, F401
+from daemon_target import MIB, receive, status_of, target, unharmed  # noqa: E402, F401
 
 HEAD_MAX = 32 * 1024
 BODY_MAX = 8 * MIB  # --body-max
 DROPPED_MAX = 16 * MIB  # what a refused client may go on sending
 DEPTH_MAX = 64
+VALUES_MAX = 10_000
 
 
 def send_until_refused(target, head, chunk, most):
@@ -238,6 +239,21 @@ def test_deep_json(target, kind):
 
 
 @pytest.mark.parametrize("kind", ["execute", "ARM"])
+def test_number_of_json_values(target, kind):
+    """JSON has more values than the limit: as many are parsed, one more is refused as such."""
+    method, path, content_type, token = routes(target)[kind]
+    for count in (VALUES_MAX, VALUES_MAX + 1):
+        # The object, its two members, the array's items.
+        body = b'{"tags": 5, "x": [' + b",".join([b"0"] * (count - 3)) + b"]}"
+        head = target.head(
+            method, path, token, Content_Length=len(body), Content_Type=content_type
+        )
+        answer = target.talk(head + body)
+        assert status_of(answer) == 400
+        assert (b"more than 10000 values" in answer) == (count > VALUES_MAX), answer
+
+
+@pytest.mark.parametrize("kind", ["execute", "ARM"])
 @pytest.mark.parametrize(
     "body",
     [
@@ -248,10 +264,10 @@ def test_deep_json(target, kind):
         b'{"' + b"k" * 4_000_000 + b'": 1}',
         b'{"x": "' + b"\\u0041" * 1_000_000 + b'"}',
         b'{"x": [' + b"0," * 2_000_000 + b"0]}",
+        b'{"x": [' + b"{}," * 2_000_000 + b"0]}",
     ],
-    ids=["twice", "members", "digits", "exponent", "key", "escapes", "numbers"],
+    ids=["twice", "members", "digits", "exponent", "key", "escapes", "numbers", "objects"],
 )
-@growth(256 * MIB)
 def test_wasteful_json(target, kind, body):
     """JSON within the size limit that takes a parser many times its size, or time, or is ambiguous."""
     method, path, content_type, token = routes(target)[kind]
