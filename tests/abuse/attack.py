@@ -34,7 +34,7 @@ CANARY_NAME = "BIVOUAC_ABUSE_CANARY"
 CANARY = f"canary-{uuid.uuid4().hex}"
 # Complaints of the host's kernel that no session may ever cause.
 DISASTER = re.compile(
-    r"BUG:|Oops|kernel BUG|general protection fault|use-after-free|KASAN|UBSAN|refcount_t"
+    r"BUG:|Oops|kernel BUG|^(?!.*traps:).*general protection fault|use-after-free|KASAN|UBSAN|refcount_t"
     r"|[Bb]ad page|list_(add|del) corruption|unable to handle|soft lockup|blocked for more than"
     r"|nf_conntrack: table full|TCP: out of memory|VFS: file-max"
 )
