@@ -16,29 +16,15 @@
 /* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
 static void add_clean(struct buf *b, struct str s)
 {
-	if (!s.len || utf8_valid(s)) {
-		buf_add_str(b, s);
-		return;
-	}
-	while (s.len) {
-		size_t good = 0;
+	for (;;) {
+		size_t good = utf8_run(s);
 
-		/* Runs of ASCII in one go, other characters one by one. */
-		while (good < s.len && (unsigned char)s.ptr[good] < 0x80)
-			good++;
-		if (!good)
-			for (size_t n = 2; n <= 4 && n <= s.len && !good; n++)
-				if (utf8_valid((struct str){ s.ptr, n }))
-					good = n;
-		if (good) {
-			buf_add(b, s.ptr, good);
-			s.ptr += good;
-			s.len -= good;
-		} else {
-			buf_add(b, "\xef\xbf\xbd", 3);
-			s.ptr++;
-			s.len--;
-		}
+		buf_add(b, s.ptr, good);
+		if (good == s.len)
+			break;
+		buf_add(b, "\xef\xbf\xbd", 3);
+		s.ptr += good + 1;
+		s.len -= good + 1;
 	}
 }
 
