@@ -13,18 +13,36 @@
 #define TIMEOUT_TEXT   "Request timed out waiting for code execution to complete"
 #define RESTARTED_TEXT "the kernel was restarted: variables are lost, files are kept"
 
+/* How many bytes at the beginning belong to no character; at most max. */
+static size_t bad_run(struct str s, size_t max)
+{
+	size_t n = 0;
+
+	while (n < max && n < s.len &&
+	       !utf8_run((struct str){ s.ptr + n, s.len - n < 4 ? s.len - n : 4 }))
+		n++;
+	return n;
+}
+
 /* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
 static void add_clean(struct buf *b, struct str s)
 {
+	static const char marks[] = "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+				    "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
+
 	for (;;) {
 		size_t good = utf8_run(s);
 
 		buf_add(b, s.ptr, good);
 		if (good == s.len)
 			break;
-		buf_add(b, "\xef\xbf\xbd", 3);
-		s.ptr += good + 1;
-		s.len -= good + 1;
+		s.ptr += good;
+		s.len -= good;
+		size_t bad = bad_run(s, sizeof(marks) / 3);
+
+		buf_add(b, marks, bad * 3);
+		s.ptr += bad;
+		s.len -= bad;
 	}
 }
 
