@@ -3,6 +3,7 @@
 
 #include "base/fdio.h"
 #include "base/own.h"
+#include "jailer/cgroup_tree.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -19,6 +20,8 @@
 #include <unistd.h>
 
 static const char *const names[CGROUP_CONTROLLERS] = { "memory", "pids", "cpu" };
+#define MIB (1u << 20)
+
 static const char *const leaves[] = { "agent", "kernel" };
 
 static bool has_word(const char *text, const char *word)
@@ -37,67 +40,81 @@ static int open_dir(int dfd, const char *path)
 	return openat(dfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Makes parent/bivouac/<instance> and returns it open; on v2 passes the controllers down. */
-static int make_instance(const char *mount, int version, const char *instance, struct err *e)
+/* Makes <mount>/bivouac/<instance> and returns it open. */
+static int make_instance(int root, const char *mount, const char *instance, struct err *e)
 {
-	OWNED_FD int root = open_dir(AT_FDCWD, mount);
 	char path[64];
 
-	if (root < 0)
-		return err_sys(e, "open %s", mount);
 	snprintf(path, sizeof(path), "bivouac/%s", instance);
 	if ((mkdirat(root, "bivouac", 0755) < 0 && errno != EEXIST) ||
 	    (mkdirat(root, path, 0755) < 0 && errno != EEXIST))
 		return err_sys(e, "make cgroup %s/%s", mount, path);
-	if (version == 2) {
-		static const char *const levels[] = { ".", "bivouac", NULL };
-
-		for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
-			char file[96];
-			struct err ignored;
-
-			snprintf(file, sizeof(file), "%s/cgroup.subtree_control",
-				 levels[i] ? levels[i] : path);
-			/* One by one: a controller that is not delegated must not keep the others
-			 * off. */
-			for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
-				char word[16];
-
-				snprintf(word, sizeof(word), "+%s", names[c]);
-				fd_write_once(root, file, word, &ignored);
-			}
-		}
-	}
 	int dfd = open_dir(root, path);
 
 	return dfd < 0 ? err_sys(e, "open cgroup %s/%s", mount, path) : dfd;
 }
 
-static bool v2_offers(int parent_dfd, const char *controller)
+static int open_v1(const char *mount, const char *instance, struct err *e)
 {
-	struct buf text;
-	struct err e;
-	bool found;
+	OWNED_FD int root = open_dir(AT_FDCWD, mount);
 
-	buf_init(&text, 4096);
-	found = fd_read_file(parent_dfd, "cgroup.subtree_control", 4096, &text, &e) == 0 &&
-		has_word(buf_str(&text).ptr, controller);
-	buf_done(&text);
-	return found;
+	return root < 0 ? err_sys(e, "open %s", mount) : make_instance(root, mount, instance, e);
+}
+
+static int open_v2(struct cgroup_layout *l, const char *mount, const char *controller,
+		   struct err *e)
+{
+	OWNED_FD int root = open_dir(AT_FDCWD, mount);
+
+	if (root < 0)
+		return err_sys(e, "open %s", mount);
+	int moved = cgroup_tree_vacate(root, e);
+
+	if (moved < 0)
+		return -1;
+	l->moved += moved;
+	OWNED_FD int dfd = make_instance(root, mount, l->instance, e);
+
+	/* One by one: a controller that is not delegated must not keep the others off. */
+	if (dfd < 0 || cgroup_tree_hand_down(root, l->instance, controller, e) < 0)
+		return -1;
+	return take_fd(dfd);
+}
+
+static void note_missing(struct cgroup_layout *l, const char *word, const char *reason)
+{
+	size_t n = strlen(l->missing);
+	size_t r = strlen(l->reason);
+
+	snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "", word);
+	snprintf(l->reason + r, sizeof(l->reason) - r, "%s%s: %s", r ? "; " : "", word, reason);
+}
+
+/* Whether memory can leave for swap without being counted. */
+static bool swap_escapes(const struct cgroup_layout *l)
+{
+	int dfd = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	const char *file = l->ctrl[CGROUP_MEMORY].version == 2 ? "memory.swap.max"
+							       : "memory.memsw.limit_in_bytes";
+
+	return dfd >= 0 && access("/proc/swaps", F_OK) == 0 && faccessat(dfd, file, F_OK, 0) < 0;
 }
 
 int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 {
 	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	struct err why[CGROUP_CONTROLLERS];
 	struct mntent *m;
 	char v2_mount[256] = "";
 
 	if (!mounts)
 		return err_sys(e, "open /proc/self/mounts");
-	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++)
+	*l = (struct cgroup_layout){ .moved = 0 };
+	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 		l->ctrl[c].parent_dfd = -1;
+		err_set(&why[c], ERR_UNAVAILABLE, "no hierarchy with it is mounted");
+	}
 	snprintf(l->instance, sizeof(l->instance), "%s", instance);
-	l->missing[0] = '\0';
 	while ((m = getmntent(mounts))) {
 		if (strcmp(m->mnt_type, "cgroup2") == 0 && !v2_mount[0])
 			snprintf(v2_mount, sizeof(v2_mount), "%s", m->mnt_dir);
@@ -106,29 +123,22 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 		for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 			if (l->ctrl[c].parent_dfd >= 0 || !has_word(m->mnt_opts, names[c]))
 				continue;
-			l->ctrl[c].parent_dfd = make_instance(m->mnt_dir, 1, instance, e);
+			l->ctrl[c].parent_dfd = open_v1(m->mnt_dir, instance, &why[c]);
 			l->ctrl[c].version = 1;
 		}
 	}
 	endmntent(mounts);
 	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
-		if (l->ctrl[c].parent_dfd < 0 && v2_mount[0]) {
-			int dfd = make_instance(v2_mount, 2, instance, e);
-
-			if (dfd >= 0 && v2_offers(dfd, names[c])) {
-				l->ctrl[c].parent_dfd = dfd;
-				l->ctrl[c].version = 2;
-			} else if (dfd >= 0) {
-				close(dfd);
-			}
+		/* What is bound to a v1 hierarchy is not on the v2 tree. */
+		if (l->ctrl[c].version != 1 && v2_mount[0]) {
+			l->ctrl[c].parent_dfd = open_v2(l, v2_mount, names[c], &why[c]);
+			l->ctrl[c].version = 2;
 		}
-		if (l->ctrl[c].parent_dfd < 0) {
-			size_t n = strlen(l->missing);
-
-			snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "",
-				 names[c]);
-		}
+		if (l->ctrl[c].parent_dfd < 0)
+			note_missing(l, names[c], why[c].msg);
 	}
+	if (swap_escapes(l))
+		note_missing(l, "swap", "the kernel does not count swapped memory");
 	return 0;
 }
 
@@ -172,6 +182,11 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64,
 			lim->memory_bytes) < 0)
 			return -1;
+		/* SECURITY: without a limit of its own v1 does not count what waits in sockets at
+		 * all, and gigabytes of the kernel's memory could wait there. */
+		if (set(dfd, sid, "memory.kmem.tcp.limit_in_bytes", true, e, "%" PRIu64,
+			lim->memory_bytes / 8) < 0)
+			return -1;
 		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
 			   lim->memory_bytes);
 	}
@@ -180,11 +195,29 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 	return set(dfd, sid, "memory.swap.max", true, e, "0");
 }
 
+/* Who may use more gets more when all want to run: one core is the kernel's standard weight. */
+static int share_cpu(int dfd, int version, const char *sid, uint32_t cpu_millis, struct err *e)
+{
+	uint64_t standard = version == 1 ? 1024 : 100;
+	uint64_t least = version == 1 ? 2 : 1;
+	uint64_t most = version == 1 ? 262144 : 10000;
+	uint64_t weight = cpu_millis * standard / 1000;
+
+	if (weight < least)
+		weight = least;
+	if (weight > most)
+		weight = most;
+	return set(dfd, sid, version == 1 ? "cpu.shares" : "cpu.weight", false, e, "%" PRIu64,
+		   weight);
+}
+
 static int limit_cpu(int dfd, int version, const char *sid, const struct jailer_limits *lim,
 		     struct err *e)
 {
 	if (!lim->cpu_millis)
 		return 0;
+	if (share_cpu(dfd, version, sid, lim->cpu_millis, e) < 0)
+		return -1;
 	/* A short period keeps the pauses of a throttled kernel short; quota is per period. */
 	uint32_t period_us = 20000;
 	uint32_t quota_us = (uint32_t)((uint64_t)lim->cpu_millis * period_us / 1000);
@@ -374,8 +407,14 @@ void cgroup_kill(const struct cgroup_layout *l, const char *sid)
 {
 	for (size_t c = 0; c < CGROUP_CONTROLLERS; c++) {
 		char path[96];
+		struct err ignored;
 
 		if (l->ctrl[c].parent_dfd < 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/cgroup.kill", sid);
+		/* Linux 5.14: the whole tree at once, whatever it forks meanwhile. */
+		if (l->ctrl[c].version == 2 &&
+		    fd_write_once(l->ctrl[c].parent_dfd, path, "1", &ignored) == 0)
 			continue;
 		snprintf(path, sizeof(path), "%s/cgroup.procs", sid);
 		kill_listed(l->ctrl[c].parent_dfd, path, sid);
@@ -406,6 +445,71 @@ static uint64_t read_number(int dfd, const char *sid, const char *file, const ch
 	}
 	buf_done(&text);
 	return v;
+}
+
+/* What reclaim cannot free: everything charged but the page cache. tmpfs files are no page cache
+ * here, they stay. */
+static uint64_t held_memory(int dfd, bool v2, const char *sid)
+{
+	uint64_t used = read_number(dfd, sid, v2 ? "memory.current" : "memory.usage_in_bytes", "");
+	uint64_t cache =
+		read_number(dfd, sid, "memory.stat", v2 ? "\nactive_file " : "total_active_file ") +
+		read_number(dfd, sid, "memory.stat",
+			    v2 ? "\ninactive_file " : "total_inactive_file ");
+
+	return used > cache ? used - cache : 0;
+}
+
+/* v1 keeps limit <= memory+swap limit at every step: lowering begins with the first, raising with
+ * the second. */
+static int set_memory_v1(int dfd, const char *sid, uint64_t bytes, struct err *e)
+{
+	static const char limit[] = "memory.limit_in_bytes";
+	static const char with_swap[] = "memory.memsw.limit_in_bytes";
+	uint64_t now = read_number(dfd, sid, limit, "");
+	struct err ignored;
+
+	if (bytes >= now) {
+		if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) < 0)
+			return -1;
+		return set(dfd, sid, limit, false, e, "%" PRIu64, bytes);
+	}
+	if (set(dfd, sid, limit, false, e, "%" PRIu64, bytes) < 0)
+		return -1;
+	if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) == 0)
+		return 0;
+	set(dfd, sid, limit, false, &ignored, "%" PRIu64, now);
+	return -1;
+}
+
+static int err_held(uint64_t held, uint64_t bytes, struct err *e)
+{
+	return err_set(e, ERR_CONFLICT,
+		       "the session holds %" PRIu64 " MiB of memory already, and the limit "
+		       "would be %" PRIu64 " MiB",
+		       (held + MIB - 1) / MIB, bytes / MIB);
+}
+
+int cgroup_set_memory(const struct cgroup_layout *l, const char *sid, uint64_t bytes, struct err *e)
+{
+	int dfd = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	bool v2 = l->ctrl[CGROUP_MEMORY].version == 2;
+
+	if (dfd < 0)
+		return err_set(e, ERR_NOT_SUPPORTED,
+			       "this machine has no memory controller; no memory limit is kept");
+	uint64_t held = held_memory(dfd, v2, sid);
+
+	/* Asked first: v2 would kill to get below a new limit, v1 would scan for long what it
+	 * cannot free. */
+	if (held > bytes)
+		return err_held(held, bytes, e);
+	int rc = v2 ? set(dfd, sid, "memory.max", false, e, "%" PRIu64, bytes)
+		    : set_memory_v1(dfd, sid, bytes, e);
+
+	if (rc < 0 && e->errnum == EBUSY) /* it grew meanwhile */
+		return err_held(held_memory(dfd, v2, sid), bytes, e);
+	return rc;
 }
 
 int cgroup_stats(const struct cgroup_layout *l, const char *sid, struct jailer_stats *ret,

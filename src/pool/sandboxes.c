@@ -97,6 +97,7 @@ void sandbox_leave_stock(struct sandbox *sb)
 static void sandbox_free(struct sandbox *sb)
 {
 	pool_unref(sb->pool);
+	network_done(sb);
 	loop_timer_free(sb->retry);
 	free(sb);
 }
@@ -145,6 +146,7 @@ void sandbox_destroy(struct sandbox *sb)
 		return;
 	sandbox_leave_stock(sb);
 	sb->dead = true;
+	network_leave(sb);
 	sb->session = NULL;
 	agent_link_free(sb->link);
 	sb->link = NULL;
@@ -154,8 +156,7 @@ void sandbox_destroy(struct sandbox *sb)
 		sandbox_free(sb);
 }
 
-/* A callback of the backend came back; true if the sandbox was destroyed meanwhile and is freed. */
-static bool call_returned(struct sandbox *sb)
+bool sandbox_call_returned(struct sandbox *sb)
 {
 	sb->calls--;
 	if (!sb->dead)
@@ -165,7 +166,7 @@ static bool call_returned(struct sandbox *sb)
 	return true;
 }
 
-static void make_failed(struct sandbox *sb, const struct err *e)
+void sandbox_make_failed(struct sandbox *sb, const struct err *e)
 {
 	struct pool *pool = sb->pool;
 
@@ -227,7 +228,7 @@ static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent
 
 		err_set(&e, ERR_UNAVAILABLE, "a kernel ended before it was used (%d, %u)",
 			(int)death, code);
-		make_failed(sb, &e);
+		sandbox_make_failed(sb, &e);
 	}
 }
 
@@ -255,7 +256,7 @@ static void on_closed(void *arg, const struct err *e)
 	if (sb->session)
 		session_end(sb->session, e);
 	else
-		make_failed(sb, e);
+		sandbox_make_failed(sb, e);
 }
 
 static const struct agent_link_events link_events = {
@@ -276,6 +277,22 @@ static int connect_link(struct sandbox *sb, struct err *e)
 	return sb->link ? 0 : -1;
 }
 
+static void memory_set(void *arg, const struct err *e)
+{
+	struct sandbox *sb = arg;
+
+	if (!sandbox_call_returned(sb) && sb->session)
+		session_memory_set(sb->session, e);
+}
+
+void sandbox_set_memory(struct sandbox *sb, uint64_t bytes)
+{
+	struct backend *b = sb->pool->pools->config.backend;
+
+	sb->calls++;
+	b->ops->memory(b, sb->sid, bytes, memory_set, sb);
+}
+
 static void kernel_retry(void *arg)
 {
 	struct sandbox *sb = arg;
@@ -288,7 +305,7 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 	struct sandbox *sb = arg;
 
 	sb->starting_kernel = false;
-	if (call_returned(sb)) {
+	if (sandbox_call_returned(sb)) {
 		if (fd >= 0)
 			close(fd);
 		return;
@@ -299,7 +316,7 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 		return;
 	}
 	if (!sb->session) {
-		make_failed(sb, e);
+		sandbox_make_failed(sb, e);
 		return;
 	}
 	restart_later(sb, e);
@@ -361,16 +378,21 @@ static void created(void *arg, const struct err *e)
 	struct sandbox *sb = arg;
 	struct err link = ERR_INIT;
 
-	if (call_returned(sb))
+	if (sandbox_call_returned(sb))
 		return;
 	if (e->code != ERR_NONE) {
-		make_failed(sb, e);
+		sandbox_make_failed(sb, e);
 		return;
 	}
 	if (connect_link(sb, &link) < 0) {
-		make_failed(sb, &link);
+		sandbox_make_failed(sb, &link);
 		return;
 	}
+	network_settle(sb);
+}
+
+void sandbox_networked(struct sandbox *sb)
+{
 	if (sb->want_kernel) {
 		begin_kernel(sb);
 		return;
@@ -392,6 +414,7 @@ static struct sandbox *sandbox_new(struct pool *pool, const char *sid, const cha
 	if (!sb)
 		return NULL;
 	list_init(&sb->list);
+	network_init(sb);
 	sb->pool = pool;
 	if (sid) {
 		memcpy(sb->sid, sid, sizeof(sb->sid));
@@ -426,10 +449,11 @@ static int make_sandbox(struct pool *pool, bool with_kernel)
 			.inodes = spec->inodes,
 			.pids = spec->pids,
 			.cpu_millis = spec->cpu_millis,
-			.open_files = 4096,
+			.open_files = spec->open_files,
 		},
 	};
 
+	sb->memory_bytes = spec->memory_bytes;
 	sb->state = SANDBOX_CREATING;
 	sb->want_kernel = with_kernel;
 	sb->counted = true;
@@ -464,8 +488,12 @@ int sandbox_adopt(struct session *s, const char *sid, const char *image, struct 
 	sb->state = SANDBOX_ALLOCATED;
 	sb->session = s;
 	s->sandbox = sb;
-	if (connect_link(sb, e) == 0)
+	/* The daemon before us may have lowered it for an execution that has ended since. */
+	s->memory_set = MEMORY_UNKNOWN;
+	if (connect_link(sb, e) == 0) {
+		network_adopt(sb);
 		return 0;
+	}
 	s->sandbox = NULL;
 	sandbox_destroy(sb);
 	return -1;
