@@ -291,8 +291,9 @@ class Daemon:
         except urllib.error.HTTPError as e:
             raise Failed(f"{method} pool {name}: {e.code} {e.read().decode(errors='replace')[:300]}") from None
 
-    def make_pool(self, name, sessions, ready):
+    def make_pool(self, name, sessions, ready, limits=None):
         self.arm_call("PUT", name, {"location": "local", "properties": {
+            **({"sessionLimits": limits} if limits else {}),
             "containerType": "PythonLTS", "poolManagementType": "Dynamic",
             "scaleConfiguration": {"maxConcurrentSessions": sessions, "readySessionInstances": ready},
             "dynamicPoolConfiguration": {"lifecycleConfiguration": {
@@ -603,6 +604,23 @@ def processor():
     return os.uname().machine
 
 
+def context(started, load):
+    """What every row says about its run."""
+    return {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "processor": processor(),
+            "processors": CORES, "kernel": os.uname().release, "load_before": load}
+
+
+def heading(about, started):
+    return (f"{about['at']}  {CORES} × {about['processor']}, Linux {about['kernel']}, load {about['load_before']:.2f} "
+            f"before, {time.time() - started:.0f} s\n")
+
+
+def write_rows(out, table, about, mode):
+    with open(out, mode) as f:
+        for row in table.rows + table.skipped:
+            f.write(json.dumps({**row, **about}, ensure_ascii=False) + "\n")
+
+
 def main():
     ap = argparse.ArgumentParser(description="Measures Bivouac beside floors and peers.")
     ap.add_argument("--build", type=Path, default=HERE.parent / "build", help="where bivouacd was built")
@@ -629,16 +647,11 @@ def main():
         sys.exit(f"bench: {e}")
     finally:
         bench.close()
-    uname = os.uname()
-    context = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "processor": processor(),
-               "processors": CORES, "kernel": uname.release, "load_before": load}
-    print(f"{context['at']}  {CORES} × {context['processor']}, Linux {uname.release}, load {load:.2f} before, "
-          f"{time.time() - started:.0f} s\n")
+    about = context(started, load)
+    print(heading(about, started))
     print(bench.table.text())
     out = args.out or args.build / "bench.jsonl"
-    with open(out, "w") as f:
-        for row in bench.table.rows + bench.table.skipped:
-            f.write(json.dumps({**row, **context}, ensure_ascii=False) + "\n")
+    write_rows(out, bench.table, about, "w")
     print(f"\nwritten to {out}")
     # A goal missed is a finding; a row of Bivouac's own that could not be measured is a failure.
     own = [s for s in bench.table.skipped if s["name"] not in ("bubblewrap", "crun", "Jupyter", "bare forks")]

@@ -119,7 +119,10 @@ lay_out() {
 	done < <(values user)
 	echo localhost >"$root/etc/hostname"
 	printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
-	: >"$root/etc/resolv.conf"
+	# Where the gateway of connected sessions answers; without egress nothing routes there, and a
+	# lookup fails at once.
+	printf 'nameserver 169.254.1.1\noptions timeout:2 attempts:2\n' >"$root/etc/resolv.conf"
+	sed -i 's/^hosts:.*/hosts:          files dns/' "$root/etc/nsswitch.conf"
 	: >"$root/etc/machine-id"
 }
 

@@ -3,8 +3,8 @@
 /*
  * bivouac-zygote-python: an embedded CPython with its libraries loaded, forked to make a kernel.
  *
- * Started by the jailer in the image's root with two descriptors (jailer/zygote_proto.h) and two
- * capabilities. Single-threaded for life. Per request it forks a process into a sandbox:
+ * Started by the jailer in the image's root with three descriptors (jailer/zygote_proto.h) and
+ * three capabilities. Single-threaded for life. Per request it forks a process into a sandbox:
  *
  *   zygote ──vfork──▶ go-between ──fork──▶ kernel
  *
@@ -22,6 +22,7 @@
 #include "base/fdio.h"
 #include "base/own.h"
 #include "jailer/confine.h"
+#include "jailer/landlock.h"
 #include "jailer/zygote_proto.h"
 #include "str_hash.h"
 
@@ -159,7 +160,8 @@ static int check_single_thread(struct err *e)
 	return 0;
 }
 
-static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
+static int enter_sandbox(const struct zygote_request *rq, const int *fds, size_t fd_count,
+			 struct err *e)
 {
 	/* SECURITY: limits first, so that there is no moment outside them. */
 	for (size_t i = 2; i < fd_count; i++)
@@ -188,7 +190,8 @@ static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
 		(void)!write(oom, "500", 3);
 		close(oom);
 	}
-	if (confine_become_session(e) < 0 || confine_install_filter(KERNEL_SOCK_FD + 1, e) < 0)
+	if (confine_become_session(&rq->limits, e) < 0 || landlock_confine(e) < 0 ||
+	    confine_install_filter(KERNEL_SOCK_FD + 1, NULL, e) < 0)
 		return -1;
 	close(KERNEL_SOCK_FD + 1);
 	/* Changing ids made the process undumpable; its own /proc/self is its own to read. */
@@ -199,11 +202,11 @@ static int enter_sandbox(const int *fds, size_t fd_count, struct err *e)
 }
 
 /* The new kernel; does not return. */
-static void kernel_main(const int *fds, size_t fd_count)
+static void kernel_main(const struct zygote_request *rq, const int *fds, size_t fd_count)
 {
 	struct err e = ERR_INIT;
 
-	if (enter_sandbox(fds, fd_count, &e) < 0)
+	if (enter_sandbox(rq, fds, fd_count, &e) < 0)
 		_exit(120);
 	PyOS_AfterFork_Child();
 	str_hash_reseed();
@@ -212,7 +215,8 @@ static void kernel_main(const int *fds, size_t fd_count)
 	_exit(done ? 0 : 121);
 }
 
-static int fork_kernel(const int *fds, size_t fd_count, struct err *e)
+static int fork_kernel(const struct zygote_request *rq, const int *fds, size_t fd_count,
+		       struct err *e)
 {
 	int status = 0;
 
@@ -226,7 +230,7 @@ static int fork_kernel(const int *fds, size_t fd_count, struct err *e)
 		pid_t kernel = fork();
 
 		if (kernel == 0)
-			kernel_main(fds, fd_count);
+			kernel_main(rq, fds, fd_count);
 		_exit(kernel < 0 ? 1 : 0);
 	}
 	int vfork_errno = errno;
@@ -266,7 +270,7 @@ static int serve_jailer(void)
 			err_set(&reply.err, ERR_PROTOCOL, "request of %zd bytes, %zu descriptors",
 				n, fd_count);
 		else
-			fork_kernel(fds, fd_count, &reply.err);
+			fork_kernel(&rq, fds, fd_count, &reply.err);
 		for (size_t i = 0; i < fd_count; i++)
 			close(fds[i]);
 		reply.duration_us = (uint64_t)((clock_mono_ns() - started) / 1000);
@@ -275,13 +279,16 @@ static int serve_jailer(void)
 	}
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct zygote_reply ready = { 0 };
 	int64_t started = clock_mono_ns();
+	bool notify = argc == 2 && strcmp(argv[1], "--notify") == 0;
+	int listener = -1;
 
 	prctl(PR_SET_PDEATHSIG,
 	      SIGKILL); /* exec of a file with other rights would have cleared it */
+	prctl(PR_SET_NAME, "bivouac-zygote");
 	fcntl(ZYGOTE_SOCK_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(ZYGOTE_FILTER_FD, F_SETFD, FD_CLOEXEC);
 	fcntl(ZYGOTE_OWN_FILTER_FD, F_SETFD, FD_CLOEXEC);
@@ -293,12 +300,16 @@ int main(void)
 		check_single_thread(&ready.err);
 	settle_heap();
 	collapse_heap();
+	prctl(PR_SET_DUMPABLE, 0);
 	if (ready.err.code == ERR_NONE)
-		confine_install_filter(ZYGOTE_OWN_FILTER_FD, &ready.err);
+		confine_install_filter(ZYGOTE_OWN_FILTER_FD, notify ? &listener : NULL, &ready.err);
 	close(ZYGOTE_OWN_FILTER_FD);
 	ready.duration_us = (uint64_t)((clock_mono_ns() - started) / 1000);
-	if (fd_send(ZYGOTE_SOCK_FD, &ready, sizeof(ready), NULL, 0) < 0 ||
+	if (fd_send(ZYGOTE_SOCK_FD, &ready, sizeof(ready), &listener, listener >= 0 ? 1 : 0) < 0 ||
 	    ready.err.code != ERR_NONE)
 		return 1;
+	/* SECURITY: no kernel may hold it: it decides about refused calls. */
+	if (listener >= 0)
+		close(listener);
 	return serve_jailer();
 }

@@ -12,6 +12,7 @@
 #include <strings.h>
 
 #define OPERATION_ID_MAX 127
+#define MEMORY_MIN       (64u << 20)
 
 struct execute_state {
 	struct call *call;
@@ -132,6 +133,36 @@ static int parse_number(json_t *props, const char *name, const char *alias, doub
 	return 0;
 }
 
+/* `maxMemory`, or `max_memory`: a number of bytes or text as "512Mi"; it can only lower. */
+static int parse_memory(struct execute_state *st, json_t *props, struct err *e)
+{
+	uint64_t most = pool_spec(st->call->pool)->memory_bytes;
+	json_t *v = json_find(props, "maxMemory");
+	uint64_t bytes = 0;
+
+	if (!v || json_is_null(v))
+		v = json_find(props, "max_memory");
+	if (!v || json_is_null(v))
+		return 0;
+	if (json_is_integer(v) && json_integer_value(v) > 0)
+		bytes = (uint64_t)json_integer_value(v);
+	else if (!json_is_string(v) || !str_parse_size(str_from(json_string_value(v)), &bytes))
+		bytes = 0;
+	if (bytes < MEMORY_MIN)
+		return err_set(e, ERR_INVALID,
+			       "maxMemory must be a size like '512Mi' or a number of bytes, at "
+			       "least %u (64Mi).",
+			       MEMORY_MIN);
+	if (bytes > most)
+		return err_set(e, ERR_INVALID,
+			       "maxMemory is %" PRIu64
+			       " bytes; sessionLimits.memory of the session "
+			       "pool is %" PRIu64 ", and a call can only lower it.",
+			       bytes, most);
+	st->params.memory_bytes = bytes < most ? bytes : 0;
+	return 0;
+}
+
 static int parse_limits(struct execute_state *st, json_t *props, struct err *e)
 {
 	const struct session_pool_spec *spec = pool_spec(st->call->pool);
@@ -151,7 +182,7 @@ static int parse_limits(struct execute_state *st, json_t *props, struct err *e)
 	if (timeout_s > 0 && !st->params.timeout_ms)
 		st->params.timeout_ms = 1;
 	st->params.output_max = (uint32_t)output;
-	return 0;
+	return parse_memory(st, props, e);
 }
 
 static int parse_body(struct execute_state *st, struct err *e)
@@ -159,6 +190,8 @@ static int parse_body(struct execute_state *st, struct err *e)
 	struct str body = http_body(st->call->rq);
 	json_error_t je;
 
+	if (json_depth_check(body, e) < 0)
+		return -1;
 	st->body = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
 	if (!st->body)
 		return err_set(e, ERR_MALFORMED,

@@ -26,6 +26,12 @@ struct arm_config {
 	const char *subscription; /* default subscription, all zeros */
 	const char *location;     /* short name; the location of this machine, e.g. "local" */
 	const char *location_display;
+	/* What the machine does not enforce, words with a space between; read at each GET; NULL:
+	 * nothing. */
+	const char *unenforced;
+	/** egress_off: why sessions cannot have egress on this machine, and after a ';' what to do
+	 * about it; NULL (or no function): they can. */
+	const char *(*egress_off)(void);
 };
 
 /** What happened to a document; called after the store was written, from the request's handler. */
@@ -88,7 +94,7 @@ struct session_pool_spec {
 	int sessions_max;        /* scaleConfiguration.maxConcurrentSessions */
 	int ready_min;           /* scaleConfiguration.readySessionInstances; -1 if absent */
 	int cooldown_s;
-	bool egress;
+	bool egress; /* sessionNetworkConfiguration.status is EgressEnabled */
 	/* Extension properties below properties.sessionLimits, with the daemon's defaults where
 	 * absent: */
 	uint64_t memory_bytes;
@@ -96,6 +102,7 @@ struct session_pool_spec {
 	uint64_t tmp_bytes;
 	uint32_t inodes;
 	uint32_t pids;
+	uint32_t open_files;
 	uint32_t cpu_millis;
 	uint32_t output_max; /* default of outputStreamsMaxLength, bytes per stream */
 	uint32_t timeout_default_ms;

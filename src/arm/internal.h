@@ -105,6 +105,12 @@ const char *arm_begin(struct http_request *rq, const struct arm_type *type);
 void arm_reply_json(struct http_request *rq, int status,
 		    json_t *body); /* takes body; NULL: out of memory */
 
+/* session_limits.c: properties.sessionLimits of a session pool (NULL: all defaults). */
+/** session_limits_read: fills the limits of a spec. */
+int session_limits_read(const json_t *given, struct session_pool_spec *spec, struct err *e);
+/** session_limits_check: for writing: what the host does not allow is refused too. */
+int session_limits_check(const json_t *given, struct err *e);
+
 /* pages.c */
 extern const struct http_route arm_pages[];
 extern const size_t arm_page_count;

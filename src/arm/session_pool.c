@@ -5,17 +5,19 @@
  *
  * - properties.isolation: the tier of the sandboxes; auto (default), process, oci or microvm
  * - properties.minimumIsolation: the same words; a weaker placement is refused
- * - properties.sessionLimits: what one session may use; names, ranges, defaults: `limits` below
+ * - properties.sessionLimits: what one session may use; names, ranges, defaults:
+ *   session_limits.c
+ * - properties.unenforced: read only, which of these the machine does not keep; absent if none
  *
  * A tier, container type or network that this machine does not offer is refused when the pool is
  * written, never replaced by something weaker.
  */
 #include "arm/arm.h"
+#include "arm/internal.h"
 
 #include "base/own.h"
 
 #include <ctype.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -91,6 +93,7 @@ static const struct json_shape limits_shape[] = {
 	{ .name = "tmpSize", .kind = JSON_KIND_ANY },
 	{ .name = "inodes", .kind = JSON_KIND_INT },
 	{ .name = "pids", .kind = JSON_KIND_INT },
+	{ .name = "openFiles", .kind = JSON_KIND_INT },
 	{ .name = "cpu", .kind = JSON_KIND_NUMBER },
 	{ .name = "outputStreamsMaxLength", .kind = JSON_KIND_INT },
 	{ .name = "defaultTimeoutInSeconds", .kind = JSON_KIND_INT },
@@ -139,129 +142,6 @@ static const char *const patchable[] = {
 	"sessionLimits",
 	NULL,
 };
-
-/* --- limits of a session --- */
-
-enum limit_kind { LIMIT_SIZE, LIMIT_COUNT, LIMIT_CORES };
-
-#define KIB 1024ull
-#define MIB (1024 * KIB)
-#define GIB (1024 * MIB)
-
-/* Sizes in bytes, cores in thousandths; `scale` turns the property's unit into
- * that of the field. */
-static const struct limit {
-	const char *name;
-	enum limit_kind kind;
-	uint64_t min;
-	uint64_t max;
-	uint64_t standard;
-	uint64_t scale;
-	size_t offset;
-	size_t size;
-} limits[] = {
-#define FIELD(f) offsetof(struct session_pool_spec, f), sizeof(((struct session_pool_spec *)0)->f)
-	/* kernels, agent and file contents together */
-	{ "memory", LIMIT_SIZE, 64 * MIB, 1024 * GIB, GIB, 1, FIELD(memory_bytes) },
-	{ "dataSize", LIMIT_SIZE, MIB, 1024 * GIB, 512 * MIB, 1,
-	  FIELD(data_bytes) },                                                      /* /mnt/data */
-	{ "tmpSize", LIMIT_SIZE, MIB, 1024 * GIB, 256 * MIB, 1, FIELD(tmp_bytes) }, /* /tmp, home */
-	{ "inodes", LIMIT_COUNT, 64, 16777216, 65536, 1, FIELD(inodes) }, /* of each of these */
-	{ "pids", LIMIT_COUNT, 8, 32768, 256, 1, FIELD(pids) },
-	{ "cpu", LIMIT_CORES, 50, 256000, 1000, 1, FIELD(cpu_millis) },
-	{ "outputStreamsMaxLength", LIMIT_COUNT, 1, MIB, 4096, 1, FIELD(output_max) },
-	{ "defaultTimeoutInSeconds", LIMIT_COUNT, 1, 86400, 1800, 1000, FIELD(timeout_default_ms) },
-	{ "maxTimeoutInSeconds", LIMIT_COUNT, 1, 86400, 1800, 1000, FIELD(timeout_max_ms) },
-	{ "queueLength", LIMIT_COUNT, 1, 10000, 1024, 1, FIELD(queue_max) },
-	{ "maxUploadSizeInBytes", LIMIT_COUNT, 1, 64 * GIB, 128 * MIB, 1, FIELD(upload_max_bytes) },
-#undef FIELD
-};
-
-/* A limit's value as its property spells it. */
-static const char *limit_text(const struct limit *l, uint64_t value, char buf[static 32])
-{
-	static const char *const units[] = { "", "Ki", "Mi", "Gi", "Ti" };
-	size_t unit = 0;
-
-	if (l->kind == LIMIT_CORES) {
-		snprintf(buf, 32, "%g", (double)value / 1000);
-		return buf;
-	}
-	while (l->kind == LIMIT_SIZE && value && value % 1024 == 0 && unit + 1 < ARRAY_LEN(units)) {
-		value /= 1024;
-		unit++;
-	}
-	snprintf(buf, 32, "%llu%s", (unsigned long long)value, units[unit]);
-	return buf;
-}
-
-static bool limit_parse(const struct limit *l, const json_t *v, uint64_t *ret)
-{
-	int64_t n;
-	double d;
-
-	if (l->kind == LIMIT_SIZE && json_is_string(v))
-		return str_parse_size(str_from(json_string_value(v)), ret);
-	if (l->kind == LIMIT_CORES) {
-		if (!json_to_number(v, &d) || !(d >= 0 && d < 1e6))
-			return false;
-		*ret = (uint64_t)llround(d * 1000);
-		return true;
-	}
-	if (!json_to_int(v, &n) || n < 0)
-		return false;
-	*ret = (uint64_t)n;
-	return true;
-}
-
-static int limit_err(const struct limit *l, struct err *e)
-{
-	static const char *const what[] = {
-		[LIMIT_SIZE] = "a size like '512Mi' or a number of bytes,",
-		[LIMIT_COUNT] = "a whole number",
-		[LIMIT_CORES] = "a number of cores",
-	};
-	char min[32];
-	char max[32];
-	char standard[32];
-
-	return err_set(e, ERR_POOL_CONFIG,
-		       "Unexpected value: 'sessionLimits.%s'. 'Must be %s >= %s and <= %s.' Choose "
-		       "a value in that range, or leave it out for the default, %s.",
-		       l->name, what[l->kind], limit_text(l, l->min, min),
-		       limit_text(l, l->max, max), limit_text(l, l->standard, standard));
-}
-
-/* Fills the limits of a spec from properties.sessionLimits (NULL: all defaults). */
-static int read_limits(const json_t *given, struct session_pool_spec *spec, struct err *e)
-{
-	for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
-		const struct limit *l = &limits[i];
-		const json_t *v = json_object_get(given, l->name);
-		uint64_t value = l->standard;
-
-		if (v && (!limit_parse(l, v, &value) || value < l->min || value > l->max))
-			return limit_err(l, e);
-		value *= l->scale;
-		if (l->size == sizeof(uint64_t)) {
-			memcpy((char *)spec + l->offset, &value, sizeof(value));
-		} else {
-			uint32_t narrow = (uint32_t)value;
-
-			memcpy((char *)spec + l->offset, &narrow, sizeof(narrow));
-		}
-	}
-	if (spec->timeout_default_ms <= spec->timeout_max_ms)
-		return 0;
-	if (json_object_get(given, "defaultTimeoutInSeconds"))
-		return err_set(e, ERR_POOL_CONFIG,
-			       "Unexpected value: 'sessionLimits.defaultTimeoutInSeconds'. 'Must "
-			       "be <= maxTimeoutInSeconds, which is %u.' Lower it, or raise "
-			       "maxTimeoutInSeconds.",
-			       spec->timeout_max_ms / 1000);
-	spec->timeout_default_ms = spec->timeout_max_ms;
-	return 0;
-}
 
 /* --- older spellings --- */
 
@@ -487,18 +367,21 @@ static int check_lifecycle(json_t *props, struct err *e)
 	return 0;
 }
 
-static int check_network(json_t *props, struct err *e)
+static int check_network(struct arm *arm, json_t *props, struct err *e)
 {
+	const char *off = arm_config(arm)->egress_off ? arm_config(arm)->egress_off() : NULL;
 	json_t *network = member(props, "sessionNetworkConfiguration");
 
 	if (!network || set_default(network, "status", json_string("EgressDisabled"), e) < 0)
 		return err_set(e, ERR_NOMEM, "arm: out of memory");
-	/* SECURITY: sessions have no network at all; a pool that says otherwise would promise what
-	 * is not there. */
-	if (strcmp(json_string_value(json_object_get(network, "status")), "EgressDisabled") != 0)
+	/* A pool never promises a network that is not there. */
+	if (off &&
+	    strcmp(json_string_value(json_object_get(network, "status")), "EgressDisabled") != 0)
 		return err_set(e, ERR_POOL_CONFIG,
-			       "Unexpected value: 'sessionNetworkConfiguration.status'. 'Must be "
-			       "EgressDisabled: sessions on this machine have no network.'");
+			       "Unexpected value: 'sessionNetworkConfiguration.status'. "
+			       "'EgressEnabled is not available on this machine: %s.' Or choose "
+			       "EgressDisabled.",
+			       off);
 	return 0;
 }
 
@@ -592,10 +475,8 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 		    struct err *e)
 {
 	const json_t *old_props = json_object_get(old, "properties");
-	struct session_pool_spec spec;
 	json_t *props = member(wanted, "properties");
 
-	(void)arm;
 	(void)api_version;
 	if (!props)
 		return err_set(e, ERR_NOMEM, "arm: out of memory");
@@ -603,15 +484,33 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 		return -1;
 	if (check_container_type(props, old_props, e) < 0 ||
 	    check_builtin(props, old_props, e) < 0 || check_scale(props, e) < 0 ||
-	    check_lifecycle(props, e) < 0 || check_network(props, e) < 0 ||
+	    check_lifecycle(props, e) < 0 || check_network(arm, props, e) < 0 ||
 	    check_isolation_word(props, "isolation", e) < 0 ||
 	    check_isolation_word(props, "minimumIsolation", e) < 0 ||
 	    check_identity(wanted, props, e) < 0 || check_secrets(props, old_props, e) < 0)
 		return -1;
-	return read_limits(json_object_get(props, "sessionLimits"), &spec, e);
+	return session_limits_check(json_object_get(props, "sessionLimits"), e);
 }
 
 /* --- showing --- */
+
+/* Extension, and only where it has something to say: limits that this machine does not keep. */
+static void render_unenforced(json_t *props, const char *words)
+{
+	json_t *list = json_array();
+
+	for (const char *p = words ? words : ""; *p;) {
+		size_t len = strcspn(p, " ");
+
+		if (len)
+			json_array_append_new(list, json_stringn(p, len));
+		p += len + strspn(p + len, " ");
+	}
+	if (json_array_size(list))
+		json_object_set_new(props, "unenforced", list);
+	else
+		json_decref(list);
+}
 
 static void render_flat(json_t *props)
 {
@@ -654,6 +553,7 @@ static json_t *render(struct arm *arm, const json_t *doc, const char *api_versio
 	if (!json_object_get(props, "managedIdentitySettings"))
 		json_object_set_new(props, "managedIdentitySettings", json_array());
 	json_object_set_new(props, "provisioningState", json_string("Succeeded"));
+	render_unenforced(props, arm_config(arm)->unenforced);
 	json_object_set_new(props, "poolManagementEndpoint",
 			    json_sprintf("%s%.*s/%s", base_url, (int)(provider - id), id,
 					 provider + strlen("/providers/Microsoft.App/")));
@@ -735,7 +635,7 @@ static int load_from_json(const struct store_doc *doc, const json_t *json,
 	spec->cooldown_s =
 		(int)json_integer_value(json_object_get(life, "cooldownPeriodInSeconds"));
 	spec->egress = network && strcmp(network, "EgressEnabled") == 0;
-	return read_limits(json_object_get(props, "sessionLimits"), spec, e);
+	return session_limits_read(json_object_get(props, "sessionLimits"), spec, e);
 }
 
 int session_pool_spec_load(const struct store_doc *doc, struct session_pool_spec *ret,

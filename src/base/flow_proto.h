@@ -45,6 +45,6 @@ struct flow_record {
 	uint32_t address; /* destination, IPv4, host byte order */
 	uint64_t bytes_out;
 	uint64_t bytes_in;
-	uint64_t count;            /* LOST */
+	uint64_t count;            /* LOST; REFUSED for QUERY: queries since the last such record */
 	char name[FLOW_NAME_SIZE]; /* DNS: without the last dot, NUL-terminated, any bytes */
 };

@@ -33,7 +33,8 @@ enum jailer_op {
 	JAILER_STATS = 5,
 	JAILER_IMAGE = 6, /* start the zygote of an image; reply when it is loaded */
 	JAILER_PING = 7,
-	JAILER_MEMORY = 8,   /* another memory limit (limits.memory_bytes) for a living sandbox */
+	JAILER_MEMORY = 8,   /* another memory limit (limits.memory_bytes) for a living sandbox, at
+				most that of CREATE; 0: that of CREATE */
 	JAILER_NETWORK = 9,  /* `network` 1: connects a sandbox to the outside, 0: cuts it off;
 				repeating either succeeds */
 	JAILER_REFUSED = 10, /* system calls the filter refused in a sandbox since `since_ns` */

@@ -32,14 +32,19 @@ static bool depth_ok(struct str text)
 	return true;
 }
 
+int json_depth_check(struct str text, struct err *e)
+{
+	if (depth_ok(text))
+		return 0;
+	return err_set(e, ERR_MALFORMED, "The JSON nests deeper than %d levels.", JSON_DEPTH_MAX);
+}
+
 json_t *json_parse(struct str text, struct err *e)
 {
 	json_error_t je;
 
-	if (!depth_ok(text)) {
-		err_set(e, ERR_MALFORMED, "The JSON nests deeper than %d levels.", JSON_DEPTH_MAX);
+	if (json_depth_check(text, e) < 0)
 		return NULL;
-	}
 	json_t *v = json_loadb(text.ptr ? text.ptr : "", text.len,
 			       JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
 

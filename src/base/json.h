@@ -24,6 +24,8 @@
 #define JSON_DEPTH_MAX 64
 #define JSON_PATH_MAX  256
 
+/** json_depth_check: refuses nesting over JSON_DEPTH_MAX, for texts that are parsed elsewhere. */
+int json_depth_check(struct str text, struct err *e);
 /** json_parse: any value; duplicate keys, nesting over JSON_DEPTH_MAX and trailing text are
  * refused. New reference. */
 json_t *json_parse(struct str text, struct err *e);

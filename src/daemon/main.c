@@ -7,6 +7,9 @@
 #include "base/fdio.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "daemon/confine_self.h"
+#include "daemon/egress.h"
+#include "daemon/egress_log.h"
 #include "daemon/options.h"
 #include "daemon/privileges.h"
 #include "http/http.h"
@@ -34,6 +37,7 @@
 #define SUBSCRIPTION         "00000000-0000-0000-0000-000000000000"
 #define DEV_OID              "00000000-0000-0000-0000-0000000000d0"
 #define DEV_TOKEN_LIFETIME_S (30 * 86400)
+#define FILES_RESERVE_MAX    1024
 #define LOCK_TRIES           250
 #define LOCK_PAUSE_US        20000
 #define ARM_VERSION          "2025-07-01"
@@ -46,7 +50,9 @@ static struct daemon {
 	char base_url[128];
 	char address[64];
 	uint16_t port;
+	int listen_fd;
 	pid_t jailer_pid;
+	const char *egress_off; /* why pools cannot have egress; NULL: they can */
 	struct images *images;
 	struct store *store;
 	struct identity *identity;
@@ -144,15 +150,42 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 			o->images_dir);
 	if (images_open(d.binary_dir, images_dir, &d.images, e) < 0)
 		return -1;
+	/* Bound here, as the daemon gives away the right to make network sockets; it listens when
+	 * it can serve. */
+	if (http_bind(d.address, d.port, &d.listen_fd, e) < 0)
+		return -1;
 	snprintf(owner, sizeof(owner), "%u", user.uid);
-	const char *argv[] = { "bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
-			       "--owner",        owner,       "--uid-dir", o->uid_dir, NULL };
+	const char *argv[9 + EGRESS_ARGS_MAX + 1] = {
+		"bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
+		"--owner",        owner,       "--uid-dir", o->uid_dir,
+	};
 
+	d.egress_off = egress_find(o, d.binary_dir);
+	if (d.egress_off)
+		log_info("pools cannot enable egress: %s", d.egress_off);
+	egress_args(o, !d.egress_off, argv + 9);
 	if (privileges_start_jailer(d.binary_dir, argv, lock_fd, ret_jailer_fd, &d.jailer_pid, e) <
 	    0)
 		return -1;
 	d.places = (struct places){ state_dir, run_dir };
-	return privileges_drop(&user, &d.places, e);
+	return privileges_drop(&user, &d.places, e) < 0 ? -1 : confine_self(e);
+}
+
+/*
+ * Connections must not take the descriptors that sandboxes need (one each), nor those of databases.
+ */
+static size_t connections_max(void)
+{
+	size_t files = confine_self_open_files();
+	size_t reserve = files / 4 < FILES_RESERVE_MAX ? files / 4 : FILES_RESERVE_MAX;
+	size_t wanted = (size_t)d.options.connections_max;
+
+	if (wanted <= files - reserve)
+		return wanted;
+	log_warn("connections-max is %zu, not %zu: the limit of open files is %zu, and %zu are "
+		 "kept for sandboxes",
+		 files - reserve, wanted, files, reserve);
+	return files - reserve;
 }
 
 static void free_caller(void *arg)
@@ -298,7 +331,11 @@ static int start_http(struct err *e)
 	struct http_config config = {
 		.address = d.address,
 		.port = d.port,
-		.connections_max = (size_t)d.options.connections_max,
+		.socket_fd = d.listen_fd,
+		.connections_max = connections_max(),
+		.head_timeout_s = (unsigned)d.options.head_timeout_s,
+		.body_rate_min = (uint64_t)d.options.body_rate_min,
+		.requests_max = (uint64_t)d.options.requests_max,
 		.idle_timeout_s = (unsigned)d.options.idle_timeout_s,
 		.body_max = (size_t)d.options.body_max,
 		.authorize = authorize,
@@ -331,9 +368,32 @@ static void pools_ready(void *arg, const struct err *e)
 	print_ready();
 }
 
+/* Never silently unlimited: in the log, in every pool's document, and with --strict not at all. */
+static void report_missing(const char *missing)
+{
+	struct err e = ERR_INIT;
+
+	if (!*missing)
+		return;
+	if (d.options.strict && !d.backend_up) {
+		err_set(&e, ERR_UNAVAILABLE,
+			"--strict: this machine does not enforce: %s. For memory, pids, cpu: mount "
+			"the cgroup controllers writable (v1), or have them delegated (v2, "
+			"cgroup.subtree_control); for landlock: Linux 6.12 with lsm=landlock. "
+			"'bivouac doctor' says more. Or start without "
+			"--strict.",
+			missing);
+		fatal(&e);
+	}
+	log_warn("this machine does not enforce: %s; session pools say so in "
+		 "properties.unenforced (pids: RLIMIT_NPROC still holds)",
+		 missing);
+}
+
 static void backend_restarted(void *arg)
 {
 	(void)arg;
+	report_missing(d.backend->missing);
 	if (d.backend_up) {
 		log_warn("the jailer was replaced; comparing sandboxes");
 		pools_backend_restarted(d.pools);
@@ -341,6 +401,12 @@ static void backend_restarted(void *arg)
 	}
 	d.backend_up = true;
 	pools_start(d.pools, pools_ready, NULL);
+}
+
+static void backend_flow(void *arg, const struct flow_record *r)
+{
+	(void)arg;
+	pools_flow(d.pools, r);
 }
 
 static void backend_lost(void *arg, const struct err *e)
@@ -377,10 +443,19 @@ static void on_signal(int signum)
 		pools_drain(d.pools, drained, NULL);
 }
 
+static const char *egress_off(void)
+{
+	return d.egress_off;
+}
+
 static int start_services(int jailer_fd, struct err *e)
 {
 	struct options *o = &d.options;
-	struct arm_config arm = { .subscription = SUBSCRIPTION, .location = o->location };
+	struct arm_config arm = {
+		.subscription = SUBSCRIPTION,
+		.location = o->location,
+		.egress_off = egress_off,
+	};
 	struct pools_config pools = {
 		.image_of = image_of,
 		.ready_default = (int)o->ready,
@@ -389,16 +464,22 @@ static int start_services(int jailer_fd, struct err *e)
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.egress = !d.egress_off,
+		.flow_line = o->egress_log_max ? egress_log_write : NULL,
 	};
 
 	snprintf(d.sockets_dir, sizeof(d.sockets_dir), "%s/s", d.places.run_dir);
 	if (loop_init(e) < 0 || store_open(d.places.state_dir, &d.store, e) < 0 ||
 	    identity_open(d.places.state_dir, &d.identity, e) < 0)
 		return -1;
+	egress_log_open(d.places.state_dir, (uint64_t)o->egress_log_max);
 	arm.store = d.store;
 	arm.location_display = strcmp(o->location, "local") == 0 ? "Local" : o->location;
 	d.backend = process_backend_new(jailer_fd, d.sockets_dir, e);
-	if (!d.backend || arm_new(&arm, &d.arm, e) < 0)
+	if (!d.backend)
+		return -1;
+	arm.unenforced = d.backend->missing;
+	if (arm_new(&arm, &d.arm, e) < 0)
 		return -1;
 	pools.store = d.store;
 	pools.backend = d.backend;
@@ -406,6 +487,7 @@ static int start_services(int jailer_fd, struct err *e)
 		return -1;
 	d.backend->restarted = backend_restarted;
 	d.backend->lost = backend_lost;
+	d.backend->flow = backend_flow;
 	if (o->dev && make_dev_pool(e) < 0)
 		return -1;
 	arm_on_change(d.arm, "Microsoft.App/sessionPools", pool_changed, NULL);
@@ -424,6 +506,7 @@ static void stop_services(void)
 	loop_done();
 	identity_close(d.identity);
 	store_close(d.store);
+	egress_log_close();
 	images_close(d.images);
 	while (waitpid(d.jailer_pid, NULL, 0) < 0 && errno == EINTR)
 		;
@@ -459,6 +542,10 @@ int main(int argc, char **argv)
 	if (d.options.version) {
 		puts("bivouacd " BIVOUAC_VERSION);
 		return 0;
+	}
+	if (egress_check(&d.options, &e) < 0) {
+		fprintf(stderr, "bivouacd: %s\n", e.msg);
+		return 64;
 	}
 	if (log_level(d.options.log_level, &level) < 0) {
 		fprintf(stderr, "bivouacd: --log-level must be debug, info, warn or error\n");

@@ -25,6 +25,7 @@ struct options {
 	const char *config;
 	const char *log_level;
 	bool keep_sessions;
+	bool strict;
 	long ready;
 	long shells;
 	long starting_max;
@@ -36,6 +37,16 @@ struct options {
 	long list_max;
 	long executions_kept;
 	long idle_timeout_s;
+	long head_timeout_s;
+	long body_rate_min;
+	long requests_max;
+	const char *egress;
+	const char *egress_allow;
+	long egress_connections;
+	long egress_rate;
+	long egress_bandwidth;
+	long egress_log_max;
+	const char *dns;
 	bool help;
 	bool version;
 };

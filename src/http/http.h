@@ -16,6 +16,10 @@
  * after splitting (so %2F stays inside its segment). Segments that decode to NUL bytes or invalid
  * UTF-8 are refused with 400. Query keys compare case-insensitively, values are percent-decoded
  * once, '+' stays '+'. Header names are case-insensitive. Every response carries `x-ms-request-id`.
+ *
+ * At connections_max a newcomer takes the place of the connection that has waited longest without
+ * an authorized request, those that never had one first. A place with an authorized request on it
+ * is safe; if all have one, newcomers wait.
  */
 
 #include "base/err.h"
@@ -46,10 +50,15 @@ struct http_route {
 struct http_config {
 	const char *address;      /* "127.0.0.1" */
 	uint16_t port;            /* 0 picks one */
+	int socket_fd;            /* from http_bind(), taken over; 0: the server binds one */
 	size_t connections_max;   /* default 4096 */
 	size_t connection_memory; /* bytes for request line and headers of one connection; default
 				     32 KiB */
 	unsigned idle_timeout_s;  /* default 75 */
+	unsigned head_timeout_s;  /* from a head's first byte to its last; default 15; 408 */
+	unsigned body_window_s;   /* default 30: in each such stretch a body must bring */
+	uint64_t body_rate_min;   /* so many bytes a second, unless we pause it; 0: any; 408 */
+	uint64_t requests_max;    /* per connection; default 100 000; then it is closed */
 	size_t body_max;          /* of BUFFER bodies; default 4 MiB; larger is 413 */
 	/**
 	 * authorize: called with the headers, before any byte of the body is read; -1 refuses with
@@ -62,6 +71,9 @@ struct http_config {
 	void *ctx;
 };
 
+/** http_bind: a socket for http_config.socket_fd, for processes that may not bind later. Does not
+ * listen. */
+int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e);
 /** http_server_new: binds and listens; *ret_port is the bound port. */
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e);

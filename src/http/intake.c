@@ -3,11 +3,15 @@
 
 #include "base/clock.h"
 
+#define BAD_LINE "a header line does not end in CR LF, is folded, or holds a NUL byte"
+
 struct framing {
 	struct http_request *rq;
 	struct str length;
 	bool has_length;
-	const char *bad; /* what is wrong */
+	bool has_host;
+	const char *next; /* where the next header's name must be; compared, never read */
+	const char *bad;  /* what is wrong */
 };
 
 static bool is_token(const char *name, size_t len)
@@ -27,7 +31,8 @@ static bool is_token(const char *name, size_t len)
  * SECURITY: a proxy in front of us and MHD must agree where a request ends, or one client can put a
  * request into another's connection. MHD takes the first of several lengths, ignores names with
  * blanks before the colon, and reads unknown transfer codings to the end of the connection: all
- * refused here.
+ * refused here. It also takes a bare CR, a bare LF and a NUL for the end of a line and joins folded
+ * ones; as it parses in place, each header must begin two bytes behind the end of the one before.
  */
 static enum MHD_Result see_header(void *cls, enum MHD_ValueKind kind, const char *name,
 				  size_t name_len, const char *value, size_t value_len)
@@ -37,6 +42,9 @@ static enum MHD_Result see_header(void *cls, enum MHD_ValueKind kind, const char
 	struct str text = { value ? value : "", value ? value_len : 0 };
 
 	(void)kind;
+	if (name != f->next || memchr(text.ptr, '\r', text.len))
+		f->bad = BAD_LINE;
+	f->next = text.ptr + text.len + 2;
 	if (!is_token(name, name_len)) {
 		f->bad = "a header name is malformed";
 	} else if (name_len == 14 && str_eq_nocase(key, STR("Content-Length"))) {
@@ -48,17 +56,33 @@ static enum MHD_Result see_header(void *cls, enum MHD_ValueKind kind, const char
 		if (f->rq->chunked || !str_eq_nocase(text, STR("chunked")))
 			f->bad = "only one Transfer-Encoding, chunked, is supported";
 		f->rq->chunked = true;
+	} else if (name_len == 4 && str_eq_nocase(key, STR("Host"))) {
+		if (f->has_host)
+			f->bad = "several Host headers";
+		f->has_host = true;
 	} else if (name_len == 6 && str_eq_nocase(key, STR("Expect"))) {
 		f->rq->expect_continue = str_eq_nocase(text, STR("100-continue"));
 	}
 	return MHD_YES;
 }
 
-static int examine_framing(struct http_request *rq, const char *version, struct err *e)
+/* Whether the head ends two bytes behind its last header: the empty line's. */
+static bool ends_well(const struct http_request *rq, const char *method, const char *next)
 {
-	struct framing f = { rq, { NULL, 0 }, false, NULL };
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(rq->conn, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+
+	return info && info->header_size == (size_t)(next + 2 - method);
+}
+
+static int examine_framing(struct http_request *rq, const char *method, const char *version,
+			   struct err *e)
+{
+	struct framing f = { .rq = rq, .next = version + strlen(version) + 2 };
 
 	MHD_get_connection_values_n(rq->conn, MHD_HEADER_KIND, see_header, &f);
+	if (!f.bad && !ends_well(rq, method, f.next))
+		f.bad = BAD_LINE;
 	if (f.has_length && rq->chunked && !f.bad)
 		f.bad = "both Content-Length and Transfer-Encoding";
 	if (f.has_length && !f.bad && !str_to_u64(f.length, UINT64_MAX, &rq->content_length))
@@ -144,11 +168,11 @@ static int too_large(const struct http_request *rq, struct err *e)
 		       (unsigned long long)body_limit(rq));
 }
 
-static int admit(struct http_request *rq, const char *version, struct err *e)
+static int admit(struct http_request *rq, const char *method, const char *version, struct err *e)
 {
 	struct http_server *s = rq->server;
 
-	if (examine_framing(rq, version, e) < 0)
+	if (examine_framing(rq, method, version, e) < 0)
 		return -1;
 	cut_target(rq);
 	if (find_route(rq, e) < 0)
@@ -175,7 +199,10 @@ enum MHD_Result intake_headers(struct http_request *rq, const char *method, cons
 	rq->in_intake = true;
 	rq->method = str_from(method);
 	rq->http10 = strcmp(version, "HTTP/1.0") == 0;
-	if (admit(rq, version, &e) < 0)
+	int admitted = admit(rq, method, version, &e);
+
+	peer_head_done(rq, admitted == 0 && rq->match.route->permission);
+	if (admitted < 0)
 		http_reply_err(rq, &e);
 	else if (rq->match.route->body == HTTP_BODY_STREAM) {
 		/* Held bytes are what MHD has read at most, whatever body_max is. */

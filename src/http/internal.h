@@ -7,7 +7,8 @@
  * server.c   the daemon under the loop: listening, pumping, MHD's callbacks, life and end of a
  * request intake.c   a request coming in: headers, framing, routing, authorization, body request.c
  * accessors for handlers, memory of a request, streamed bodies in reply.c    answers: complete,
- * streamed, and early (before the request's body has come in)
+ * streamed, and early (before the request's body has come in) peers.c    connections: places and
+ * who leaves for a newcomer, time limits, ends of file that MHD misses
  *
  * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call
  * it again at once unless the connection is suspended. A connection suspended straight after a read
@@ -47,6 +48,17 @@ struct http_server {
 	int64_t timer_due_ms; /* 0: not armed */
 	struct list requests;
 	struct list peers;
+	size_t peer_count;
+	/* Who may be cut for a newcomer, longest wait first: without and with an authorized request
+	 * in the past. */
+	struct list strangers;
+	struct list regulars;
+	int listen_fd;           /* MHD's */
+	struct loop_watch *door; /* newcomers while all places are taken */
+	bool door_watched;
+	bool door_waits; /* somebody waited there at the last check */
+	uint64_t accepted;
+	uint64_t accepted_before; /* at the last check */
 	struct loop_timer *peer_timer;
 	bool peer_timer_armed;
 	struct list run_node; /* in the list of servers to pump later in this turn */
@@ -60,8 +72,18 @@ struct http_server {
 /* An open connection, between requests too. */
 struct peer {
 	struct list node; /* in http_server.peers */
+	struct list
+		seat; /* in strangers or regulars; alone while an authorized request is served */
 	int fd;
 	struct http_request *rq; /* the one it is at; NULL: its request line is not in yet */
+	uint64_t requests;
+	bool known; /* has had an authorized request */
+	bool cut;
+	int64_t since_ms; /* it waits for a request */
+	int64_t head_ms;  /* a request's head is coming in; 0: not */
+	/* The stretch over which the body's rate is looked at. */
+	int64_t window_ms;
+	uint64_t window_received;
 };
 
 struct header_out {
@@ -111,6 +133,7 @@ struct http_request {
 	struct list node;
 	struct http_server *server;
 	struct MHD_Connection *conn;
+	struct peer *peer; /* NULL: there was no memory for it */
 	struct router_match match;
 	struct str method;
 	struct str uri; /* as sent */
@@ -152,6 +175,7 @@ struct http_request {
 	struct stream *stream;
 	struct early *early;
 	bool http10;
+	bool late;      /* refused for coming in too slowly: the rest is not waited for */
 	bool close_now; /* framing cannot be trusted: answer, read nothing more */
 
 	/* life */
@@ -169,6 +193,10 @@ struct http_request {
 /* server.c */
 /** server_schedule: pumps in this turn of the loop. */
 void server_schedule(struct http_server *s);
+/** server_pump: now; not from MHD's callbacks. */
+void server_pump(struct http_server *s);
+/** server_make_id: for a request or an answer. */
+void server_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE]);
 /** request_wake: resumes a suspended connection and has MHD look at it in this turn of the loop. */
 void request_wake(struct http_request *rq);
 /** request_suspend: only inside MHD's callbacks. */
@@ -176,6 +204,20 @@ void request_suspend(struct http_request *rq);
 /** request_kill: cuts the connection. */
 void request_kill(struct http_request *rq);
 int request_fd(const struct http_request *rq);
+
+/* peers.c */
+int peers_start(struct http_server *s, int listen_fd, struct err *e);
+void peers_stop(struct http_server *s);
+struct peer *peer_new(struct http_server *s, int fd);
+void peer_free(struct http_server *s, struct peer *p);
+void peer_begins(struct http_request *rq);
+/** peer_head_done: authorized: its place is safe until the request is over. */
+void peer_head_done(struct http_request *rq, bool authorized);
+/** peer_body_window: the body's rate counts from here on. */
+void peer_body_window(struct http_request *rq);
+void peer_ends(struct http_request *rq);
+/** peer_last_request: the connection has had as many requests as it may. */
+bool peer_last_request(const struct http_request *rq);
 
 /* intake.c: steps of MHD's access callback. */
 enum MHD_Result intake_headers(struct http_request *rq, const char *method, const char *version);
@@ -193,5 +235,7 @@ void request_free_memory(struct http_request *rq);
 enum MHD_Result reply_queue(struct http_request *rq);
 /** reply_settle: decides how a reply leaves whose request body is still coming. */
 void reply_settle(struct http_request *rq);
+/** request_too_slow: 408 and the end of the connection. */
+void request_too_slow(struct http_request *rq);
 void early_free(struct early *early);
 void stream_free(struct stream *stream);

@@ -233,7 +233,7 @@ void reply_settle(struct http_request *rq)
 		return;
 	if (rq->stream && !rq->stream->ended)
 		return; /* its answer starts when the body has come in */
-	if (!rq->chunked && rq->content_length - rq->received <= BODY_DISCARD_MAX) {
+	if (!rq->late && !rq->chunked && rq->content_length - rq->received <= BODY_DISCARD_MAX) {
 		rq->discard = true;
 		buf_done(&rq->body);
 		request_wake(rq);
@@ -372,6 +372,20 @@ void http_reply_err(struct http_request *rq, const struct err *e)
 	}
 	buf_done(&b);
 	http_reply_empty(rq, status);
+}
+
+void request_too_slow(struct http_request *rq)
+{
+	struct err e = ERR_INIT;
+
+	if (rq->replied) {
+		request_kill(rq); /* the answer is waiting for the body's end */
+		return;
+	}
+	rq->late = true;
+	err_set(&e, ERR_TIMEOUT, "the request body came in at less than %llu bytes per second",
+		(unsigned long long)rq->server->config.body_rate_min);
+	http_reply_err(rq, &e);
 }
 
 /* ---- streamed replies ---- */
@@ -568,6 +582,8 @@ enum MHD_Result reply_queue(struct http_request *rq)
 		MHD_add_response_header(r, "Content-Type", rq->content_type);
 	for (struct header_out *h = rq->headers; h; h = h->next)
 		MHD_add_response_header(r, h->name, h->value);
+	if (peer_last_request(rq))
+		MHD_add_response_header(r, "Connection", "close");
 	rq->queued = true;
 	enum MHD_Result result = MHD_queue_response(rq->conn, (unsigned int)rq->status, r);
 

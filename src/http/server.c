@@ -8,7 +8,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/socket.h>
 
 /*
@@ -22,12 +21,13 @@
 #define MEMORY_DEFAULT      (32 * 1024)
 #define IDLE_DEFAULT_S      75
 #define BODY_DEFAULT        (4 * 1024 * 1024)
+#define HEAD_DEFAULT_S      15
+#define WINDOW_DEFAULT_S    30
+#define REQUESTS_DEFAULT    100000
 #define LISTEN_BACKLOG      1024
 /* Rounds of MHD in one pump before other watchers of the loop get their turn. */
-#define PUMP_ROUNDS   32
-#define ARENA_INLINE  768
-#define PEER_CHECK_MS 1000
-#define PEERS_AT_ONCE 256
+#define PUMP_ROUNDS  32
+#define ARENA_INLINE 768
 
 /* Servers to pump later in this turn. The queued jobs carry no pointer, so a server may go before
  * them. */
@@ -49,6 +49,7 @@ void request_wake(struct http_request *rq)
 		return;
 	if (rq->suspended) {
 		rq->suspended = false;
+		peer_body_window(rq);
 		MHD_resume_connection(rq->conn);
 	}
 	if (s->in_run)
@@ -87,7 +88,7 @@ static void arm_timer(struct http_server *s, int64_t delay_ms)
 	loop_timer_start(s->timer, delay_ms);
 }
 
-static void pump(struct http_server *s)
+void server_pump(struct http_server *s)
 {
 	MHD_UNSIGNED_LONG_LONG wait_ms = 0;
 	bool more = true;
@@ -125,7 +126,7 @@ static void run_queued(void *arg)
 		struct http_server *s = list_first(&batch, struct http_server, run_node);
 
 		list_remove(&s->run_node);
-		pump(s);
+		server_pump(s);
 	}
 }
 
@@ -143,7 +144,7 @@ void server_schedule(struct http_server *s)
 static void on_watch(void *arg, int events)
 {
 	(void)events;
-	pump(arg);
+	server_pump(arg);
 }
 
 static void on_timer(void *arg)
@@ -151,61 +152,7 @@ static void on_timer(void *arg)
 	struct http_server *s = arg;
 
 	s->timer_due_ms = 0;
-	pump(s);
-}
-
-/* ---- peers that have closed ---- */
-
-/*
- * MHD 0.9.75 polls edge-triggered and takes a short read for "nothing more to read". Where the last
- * bytes and the end of file came before that read, no further edge tells of the end, and a client
- * that left in the middle of a request would keep its connection until the idle timeout. So a slow
- * timer looks for ends of file nobody has read; shutdown() of the receiving side, which is shut
- * down by then, changes nothing but makes another edge.
- */
-
-/*
- * A complete request is left alone: its client may have closed its half and wait for the answer,
- * which MHD drops when it reads the end of file. A suspended connection is read when it is resumed.
- */
-static bool peer_is_read(const struct peer *p)
-{
-	const struct http_request *rq = p->rq;
-
-	if (!rq)
-		return true;
-	return !rq->body_done && !rq->suspended && !rq->queued && (!rq->early || rq->early->done);
-}
-
-static void wake_closed(struct pollfd *fds, nfds_t count)
-{
-	if (poll(fds, count, 0) <= 0)
-		return;
-	for (nfds_t i = 0; i < count; i++)
-		if (fds[i].revents & POLLRDHUP)
-			shutdown(fds[i].fd, SHUT_RD);
-}
-
-static void on_peer_timer(void *arg)
-{
-	struct http_server *s = arg;
-	struct pollfd fds[PEERS_AT_ONCE];
-	nfds_t count = 0;
-
-	s->peer_timer_armed = !list_empty(&s->peers);
-	if (!s->peer_timer_armed)
-		return;
-	list_each(&s->peers, struct peer, node, p) {
-		if (!peer_is_read(p))
-			continue;
-		fds[count++] = (struct pollfd){ .fd = p->fd, .events = POLLRDHUP };
-		if (count == PEERS_AT_ONCE) {
-			wake_closed(fds, count);
-			count = 0;
-		}
-	}
-	wake_closed(fds, count);
-	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
+	server_pump(s);
 }
 
 /* MHD: a connection has come, or is about to be closed. */
@@ -213,45 +160,30 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
 			  enum MHD_ConnectionNotificationCode what)
 {
 	struct http_server *s = cls;
-	struct peer *p = *context;
 
 	if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
+		peer_free(s, *context);
 		*context = NULL;
-		if (p)
-			list_remove(&p->node);
-		free(p);
 		return;
 	}
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
 
-	/* Without memory for it, it is a connection nobody looks after. */
-	p = info ? calloc(1, sizeof(*p)) : NULL;
-	if (!p)
-		return;
-	p->fd = info->connect_fd;
-	list_add_tail(&s->peers, &p->node);
-	*context = p;
-	if (s->peer_timer_armed)
-		return;
-	s->peer_timer_armed = true;
-	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
+	*context = info ? peer_new(s, info->connect_fd) : NULL;
 }
 
-static void peer_set_request(struct MHD_Connection *conn, struct http_request *rq)
+static struct peer *peer_of(struct MHD_Connection *conn)
 {
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-	struct peer *p = info ? info->socket_context : NULL;
 
-	if (p)
-		p->rq = rq;
+	return info ? info->socket_context : NULL;
 }
 
 /* ---- requests ---- */
 
 /* A fresh UUID without a system call and a printf for each. */
-static void request_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
+void server_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
 {
 	static const unsigned char groups[] = { 4, 2, 2, 2, 6 };
 
@@ -299,9 +231,10 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	rq->conn = conn;
 	rq->started_ns = clock_mono_ns();
 	buf_init(&rq->body, s->config.body_max);
-	request_make_id(s, rq->id);
+	server_make_id(s, rq->id);
 	list_add_tail(&s->requests, &rq->node);
-	peer_set_request(conn, rq);
+	rq->peer = peer_of(conn);
+	peer_begins(rq);
 	return rq;
 }
 
@@ -339,7 +272,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **context,
 		return;
 	rq->ended = true;
 	list_remove(&rq->node);
-	peer_set_request(conn, NULL);
+	peer_ends(rq);
 	if (!rq->status && !rq->framed) {
 		/* Refused by MHD itself. */
 		const union MHD_ConnectionInfo *info =
@@ -375,26 +308,28 @@ static size_t on_unescape(void *cls, struct MHD_Connection *conn, char *text)
 	return strlen(text);
 }
 
-static int listen_on(struct http_server *s, struct err *e)
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e)
 {
-	union {
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	} sa = { 0 };
+	union address sa = { 0 };
 	socklen_t sa_len;
 	int on = 1;
 
-	if (inet_pton(AF_INET, s->address, &sa.v4.sin_addr) == 1) {
+	if (inet_pton(AF_INET, address, &sa.v4.sin_addr) == 1) {
 		sa.v4.sin_family = AF_INET;
-		sa.v4.sin_port = htons(s->config.port);
+		sa.v4.sin_port = htons(port);
 		sa_len = sizeof(sa.v4);
-	} else if (inet_pton(AF_INET6, s->address, &sa.v6.sin6_addr) == 1) {
+	} else if (inet_pton(AF_INET6, address, &sa.v6.sin6_addr) == 1) {
 		sa.v6.sin6_family = AF_INET6;
-		sa.v6.sin6_port = htons(s->config.port);
+		sa.v6.sin6_port = htons(port);
 		sa_len = sizeof(sa.v6);
 	} else {
-		return err_set(e, ERR_INVALID, "not an IP address to listen on: %s", s->address);
+		return err_set(e, ERR_INVALID, "not an IP address to listen on: %s", address);
 	}
 	OWNED_FD int fd = socket(sa.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
@@ -404,7 +339,22 @@ static int listen_on(struct http_server *s, struct err *e)
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
 	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
 		return err_sys(e, "setsockopt");
-	if (bind(fd, &sa.any, sa_len) < 0 || listen(fd, LISTEN_BACKLOG) < 0)
+	if (bind(fd, &sa.any, sa_len) < 0)
+		return err_sys(e, "listen on %s port %u", address, port);
+	*ret_fd = take_fd(fd);
+	return 0;
+}
+
+/* The socket that the caller has bound, else one of our own; listening. */
+static int listen_on(struct http_server *s, struct err *e)
+{
+	union address sa;
+	socklen_t sa_len = sizeof(sa);
+	OWNED_FD int fd = s->config.socket_fd;
+
+	if (fd <= 0 && http_bind(s->address, s->config.port, &fd, e) < 0)
+		return -1;
+	if (listen(fd, LISTEN_BACKLOG) < 0)
 		return err_sys(e, "listen on %s port %u", s->address, s->config.port);
 	if (getsockname(fd, &sa.any, &sa_len) < 0)
 		return err_sys(e, "getsockname");
@@ -429,8 +379,7 @@ static int start_mhd(struct http_server *s, struct err *e)
 		s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_END);
 	if (!s->mhd)
 		return err_sys(e, "starting the HTTP server");
-	(void)take_fd(fd);
-	return 0;
+	return peers_start(s, take_fd(fd), e);
 }
 
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
@@ -446,6 +395,8 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 	list_init(&s->requests);
 	list_init(&s->run_node);
 	list_init(&s->peers);
+	list_init(&s->strangers);
+	list_init(&s->regulars);
 	if (!s->config.connections_max)
 		s->config.connections_max = CONNECTIONS_DEFAULT;
 	if (!s->config.connection_memory)
@@ -454,6 +405,12 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 		s->config.idle_timeout_s = IDLE_DEFAULT_S;
 	if (!s->config.body_max)
 		s->config.body_max = BODY_DEFAULT;
+	if (!s->config.head_timeout_s)
+		s->config.head_timeout_s = HEAD_DEFAULT_S;
+	if (!s->config.body_window_s)
+		s->config.body_window_s = WINDOW_DEFAULT_S;
+	if (!s->config.requests_max)
+		s->config.requests_max = REQUESTS_DEFAULT;
 	if (!str_copy(str_from(config->address ? config->address : "127.0.0.1"), s->address,
 		      sizeof(s->address)))
 		err_set(e, ERR_INVALID, "the address to listen on is too long");
@@ -462,9 +419,8 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 			MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
 
 		s->timer = loop_timer_new(on_timer, s);
-		s->peer_timer = loop_timer_new(on_peer_timer, s);
 		s->watch = info ? loop_watch_new(info->epoll_fd, on_watch, s) : NULL;
-		if (s->timer && s->peer_timer && s->watch) {
+		if (s->timer && s->watch) {
 			loop_watch_set(s->watch, LOOP_READ);
 			if (ret_port)
 				*ret_port = s->port;
@@ -491,7 +447,7 @@ void http_server_free(struct http_server *s)
 	list_remove(&s->run_node);
 	loop_watch_free(s->watch);
 	loop_timer_free(s->timer);
-	loop_timer_free(s->peer_timer);
+	peers_stop(s);
 	/* MHD aborts the process if it is stopped with suspended connections. */
 	list_each(&s->requests, struct http_request, node, rq) {
 		if (rq->suspended)

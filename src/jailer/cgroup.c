@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 static const char *const names[CGROUP_CONTROLLERS] = { "memory", "pids", "cpu" };
+#define MIB (1u << 20)
+
 static const char *const leaves[] = { "agent", "kernel" };
 
 static bool has_word(const char *text, const char *word)
@@ -79,13 +81,23 @@ static int open_v2(struct cgroup_layout *l, const char *mount, const char *contr
 	return take_fd(dfd);
 }
 
-static void note_missing(struct cgroup_layout *l, size_t c, const struct err *e)
+static void note_missing(struct cgroup_layout *l, const char *word, const char *why)
 {
 	size_t n = strlen(l->missing);
 	size_t r = strlen(l->reason);
 
-	snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "", names[c]);
-	snprintf(l->reason + r, sizeof(l->reason) - r, "%s%s: %s", r ? "; " : "", names[c], e->msg);
+	snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "", word);
+	snprintf(l->reason + r, sizeof(l->reason) - r, "%s%s: %s", r ? "; " : "", word, why);
+}
+
+/* Whether memory can leave for swap without being counted. */
+static bool swap_escapes(const struct cgroup_layout *l)
+{
+	int dfd = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	const char *file = l->ctrl[CGROUP_MEMORY].version == 2 ? "memory.swap.max"
+							       : "memory.memsw.limit_in_bytes";
+
+	return dfd >= 0 && access("/proc/swaps", F_OK) == 0 && faccessat(dfd, file, F_OK, 0) < 0;
 }
 
 int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
@@ -123,8 +135,11 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 			l->ctrl[c].version = 2;
 		}
 		if (l->ctrl[c].parent_dfd < 0)
-			note_missing(l, c, &why[c]);
+			note_missing(l, names[c], why[c].msg);
 	}
+	if (swap_escapes(l))
+		note_missing(l, "swap",
+			     "this kernel does not account it (boot with swapaccount=1)");
 	return 0;
 }
 
@@ -168,6 +183,11 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64,
 			lim->memory_bytes) < 0)
 			return -1;
+		/* SECURITY: without a limit of its own v1 does not count what waits in sockets at
+		 * all, and gigabytes of the kernel's memory could wait there. */
+		if (set(dfd, sid, "memory.kmem.tcp.limit_in_bytes", true, e, "%" PRIu64,
+			lim->memory_bytes / 8) < 0)
+			return -1;
 		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
 			   lim->memory_bytes);
 	}
@@ -176,11 +196,29 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 	return set(dfd, sid, "memory.swap.max", true, e, "0");
 }
 
+/* Who may use more gets more when all want to run: one core is the kernel's standard weight. */
+static int share_cpu(int dfd, int version, const char *sid, uint32_t cpu_millis, struct err *e)
+{
+	uint64_t standard = version == 1 ? 1024 : 100;
+	uint64_t least = version == 1 ? 2 : 1;
+	uint64_t most = version == 1 ? 262144 : 10000;
+	uint64_t weight = cpu_millis * standard / 1000;
+
+	if (weight < least)
+		weight = least;
+	if (weight > most)
+		weight = most;
+	return set(dfd, sid, version == 1 ? "cpu.shares" : "cpu.weight", false, e, "%" PRIu64,
+		   weight);
+}
+
 static int limit_cpu(int dfd, int version, const char *sid, const struct jailer_limits *lim,
 		     struct err *e)
 {
 	if (!lim->cpu_millis)
 		return 0;
+	if (share_cpu(dfd, version, sid, lim->cpu_millis, e) < 0)
+		return -1;
 	/* A short period keeps the pauses of a throttled kernel short; quota is per period. */
 	uint32_t period_us = 20000;
 	uint32_t quota_us = (uint32_t)((uint64_t)lim->cpu_millis * period_us / 1000);
@@ -408,6 +446,71 @@ static uint64_t read_number(int dfd, const char *sid, const char *file, const ch
 	}
 	buf_done(&text);
 	return v;
+}
+
+/* What reclaim cannot free: everything charged but the page cache. tmpfs files are no page cache
+ * here, they stay. */
+static uint64_t held_memory(int dfd, bool v2, const char *sid)
+{
+	uint64_t used = read_number(dfd, sid, v2 ? "memory.current" : "memory.usage_in_bytes", "");
+	uint64_t cache =
+		read_number(dfd, sid, "memory.stat", v2 ? "\nactive_file " : "total_active_file ") +
+		read_number(dfd, sid, "memory.stat",
+			    v2 ? "\ninactive_file " : "total_inactive_file ");
+
+	return used > cache ? used - cache : 0;
+}
+
+/* v1 keeps limit <= memory+swap limit at every step: lowering begins with the first, raising with
+ * the second. */
+static int set_memory_v1(int dfd, const char *sid, uint64_t bytes, struct err *e)
+{
+	static const char limit[] = "memory.limit_in_bytes";
+	static const char with_swap[] = "memory.memsw.limit_in_bytes";
+	uint64_t now = read_number(dfd, sid, limit, "");
+	struct err ignored;
+
+	if (bytes >= now) {
+		if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) < 0)
+			return -1;
+		return set(dfd, sid, limit, false, e, "%" PRIu64, bytes);
+	}
+	if (set(dfd, sid, limit, false, e, "%" PRIu64, bytes) < 0)
+		return -1;
+	if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) == 0)
+		return 0;
+	set(dfd, sid, limit, false, &ignored, "%" PRIu64, now);
+	return -1;
+}
+
+static int err_held(uint64_t held, uint64_t bytes, struct err *e)
+{
+	return err_set(e, ERR_CONFLICT,
+		       "the session holds %" PRIu64 " MiB of memory already, and the limit "
+		       "would be %" PRIu64 " MiB",
+		       (held + MIB - 1) / MIB, bytes / MIB);
+}
+
+int cgroup_set_memory(const struct cgroup_layout *l, const char *sid, uint64_t bytes, struct err *e)
+{
+	int dfd = l->ctrl[CGROUP_MEMORY].parent_dfd;
+	bool v2 = l->ctrl[CGROUP_MEMORY].version == 2;
+
+	if (dfd < 0)
+		return err_set(e, ERR_NOT_SUPPORTED,
+			       "this machine has no memory controller; no memory limit is kept");
+	uint64_t held = held_memory(dfd, v2, sid);
+
+	/* Asked first: v2 would kill to get below a new limit, v1 would scan for long what it
+	 * cannot free. */
+	if (held > bytes)
+		return err_held(held, bytes, e);
+	int rc = v2 ? set(dfd, sid, "memory.max", false, e, "%" PRIu64, bytes)
+		    : set_memory_v1(dfd, sid, bytes, e);
+
+	if (rc < 0 && e->errnum == EBUSY) /* it grew meanwhile */
+		return err_held(held_memory(dfd, v2, sid), bytes, e);
+	return rc;
 }
 
 int cgroup_stats(const struct cgroup_layout *l, const char *sid, struct jailer_stats *ret,

@@ -8,7 +8,8 @@
  * hold for everything in the sandbox; the CPU quota holds for kernels only, so that a throttled
  * kernel cannot delay the agent's timeouts. On v2 that needs two leaves, <sid>/agent and
  * <sid>/kernel; on v1 the agent simply stays out of the cpu hierarchy. A controller that the
- * machine lacks is named in `missing`.
+ * machine lacks, or whose tree cannot be written, is named in `missing`: words "memory pids cpu",
+ * and "swap" where memory is limited but swap is not accounted.
  */
 
 #include "base/jailer_proto.h"
@@ -39,6 +40,10 @@ void cgroup_close(struct cgroup_layout *l);
 
 int cgroup_create(const struct cgroup_layout *l, const char *sid,
 		  const struct jailer_limits *limits, struct err *e);
+/** cgroup_set_memory: another limit for a living sandbox. ERR_CONFLICT, and nothing changed, if it
+ * holds more already; ERR_NOT_SUPPORTED without a memory controller. */
+int cgroup_set_memory(const struct cgroup_layout *l, const char *sid, uint64_t bytes,
+		      struct err *e);
 /** cgroup_attach_agent: moves a process in by pid. */
 int cgroup_attach_agent(const struct cgroup_layout *l, const char *sid, pid_t pid, struct err *e);
 /** cgroup_detach_agent: out of the CPU quota again (v1), once its cgroup namespace is made. */

@@ -33,26 +33,43 @@ static int drop_caps(struct err *e)
 	return 0;
 }
 
-int confine_become_session(struct err *e)
+static int set_rlimits(const struct confine_limits *limits, struct err *e)
 {
-	static const struct {
+	/*
+	 * SECURITY: RLIMIT_NPROC counts the processes and threads of a user within a user
+	 * namespace, and every sandbox has a namespace and host ids of its own: the sum over the
+	 * sandbox stays bounded on machines without a pids controller too, and no sandbox draws on
+	 * another's account.
+	 */
+	const struct {
 		int resource;
 		rlim_t max;
-	} limits[] = { { RLIMIT_CORE, 0 },
-		       { RLIMIT_SIGPENDING, 4096 },
-		       { RLIMIT_NOFILE, 4096 },
-		       { RLIMIT_MEMLOCK, 8 << 20 } };
+	} rows[] = {
+		{ RLIMIT_CORE, 0 },
+		{ RLIMIT_SIGPENDING, 4096 },
+		{ RLIMIT_MSGQUEUE, 0 },
+		{ RLIMIT_MEMLOCK, 8 << 20 },
+		{ RLIMIT_NOFILE, limits->open_files },
+		{ RLIMIT_NPROC, limits->pids },
+	};
 
-	for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
 		struct rlimit lim;
 
-		getrlimit((__rlimit_resource_t)limits[i].resource, &lim);
-		if (lim.rlim_max > limits[i].max)
-			lim.rlim_max = limits[i].max;
+		getrlimit((__rlimit_resource_t)rows[i].resource, &lim);
+		if (lim.rlim_max > rows[i].max)
+			lim.rlim_max = rows[i].max;
 		lim.rlim_cur = lim.rlim_max;
-		if (setrlimit((__rlimit_resource_t)limits[i].resource, &lim) < 0)
+		if (setrlimit((__rlimit_resource_t)rows[i].resource, &lim) < 0)
 			return err_sys(e, "set resource limit");
 	}
+	return 0;
+}
+
+int confine_become_session(const struct confine_limits *limits, struct err *e)
+{
+	if (set_rlimits(limits, e) < 0)
+		return -1;
 	if (setgroups(0, NULL) < 0 || setresgid(CONFINE_UID, CONFINE_UID, CONFINE_UID) < 0)
 		return err_sys(e, "become the session group");
 	/* SECURITY: uid 0 means nothing from here on; without the set-uid fix-up the capabilities
@@ -67,7 +84,7 @@ int confine_become_session(struct err *e)
 	return drop_caps(e);
 }
 
-int confine_install_filter(int fd, struct err *e)
+int confine_install_filter(int fd, int *ret_listener, struct err *e)
 {
 	struct stat st;
 
@@ -81,8 +98,13 @@ int confine_install_filter(int fd, struct err *e)
 	struct sock_fprog prog = { .len = (unsigned short)((size_t)st.st_size /
 							   sizeof(struct sock_filter)),
 				   .filter = code };
-	long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+	long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+			  ret_listener ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0, &prog);
 
 	munmap(code, (size_t)st.st_size);
-	return rc < 0 ? err_sys(e, "install seccomp filter") : 0;
+	if (rc < 0)
+		return err_sys(e, "install seccomp filter");
+	if (ret_listener)
+		*ret_listener = (int)rc;
+	return 0;
 }

@@ -9,12 +9,23 @@
 
 #include "base/err.h"
 
+#include <stdint.h>
+
 /** User and group of everything inside a sandbox. The image has them as `session`. */
 #define CONFINE_UID 1000
 
+/** Limits of the process and what it forks that the pool's document decides. */
+struct confine_limits {
+	uint32_t open_files; /* of each process */
+	uint32_t pids;       /* processes and threads of the sandbox's user, all together */
+};
+
 /** confine_become_session: resource limits, ids, securebits, empty capability
  * sets, no_new_privs. */
-int confine_become_session(struct err *e);
-/** confine_install_filter: loads the compiled BPF of a memfd (seccomp_compile) into the calling
- * process. */
-int confine_install_filter(int fd, struct err *e);
+int confine_become_session(const struct confine_limits *limits, struct err *e);
+/**
+ * confine_install_filter: loads the compiled BPF of a memfd (seccomp_compile) into the calling
+ * process. With ret_listener (NULL: not wanted) calls that the filter notifies of come to that
+ * descriptor.
+ */
+int confine_install_filter(int fd, int *ret_listener, struct err *e);

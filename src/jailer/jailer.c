@@ -6,31 +6,36 @@
 #include "base/own.h"
 #include "base/rand.h"
 #include "jailer/cgroup_tree.h"
+#include "jailer/landlock.h"
 #include "jailer/seccomp.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/keyctl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-/* SECURITY: sandboxes run the agent from a sealed copy, so that nothing they do can reach the file
- * on the host (CVE-2019-5736). */
-static int load_agent(const char *binary_dir, struct err *e)
+/* SECURITY: what sandboxes can see running is a sealed copy, so that nothing they do can reach the
+ * file on the host (CVE-2019-5736), nor does /proc/self/exe tell its path. */
+static int load_sealed(const char *binary_dir, const char *name, struct err *e)
 {
 	char path[320];
 	struct stat st;
 
-	snprintf(path, sizeof(path), "%s/bivouac-agent", binary_dir);
+	snprintf(path, sizeof(path), "%s/%s", binary_dir, name);
 	OWNED_FD int file = open(path, O_RDONLY | O_CLOEXEC);
-	OWNED_FD int mem = memfd_create("bivouac-agent", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	OWNED_FD int mem = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
 	if (file < 0 || mem < 0 || fstat(file, &st) < 0)
 		return err_sys(e, "open %s", path);
@@ -39,14 +44,14 @@ static int load_agent(const char *binary_dir, struct err *e)
 			return err_sys(e, "read %s", path);
 	if (fchmod(mem, 0555) < 0 ||
 	    fcntl(mem, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return err_sys(e, "seal the agent");
+		return err_sys(e, "seal %s", name);
 	/* A descriptor open for writing would make exec fail with ETXTBSY. */
 	char self[64];
 
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", mem);
 	int readonly = open(self, O_RDONLY | O_CLOEXEC);
 
-	return readonly < 0 ? err_sys(e, "reopen the agent") : readonly;
+	return readonly < 0 ? err_sys(e, "reopen %s", name) : readonly;
 }
 
 static int open_below(const char *run_dir, const char *name, mode_t mode, struct err *e)
@@ -88,6 +93,10 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 	 * the machine. */
 	snprintf(instance, sizeof(instance), "%08llx",
 		 (unsigned long long)((st.st_dev * 2654435761u) ^ st.st_ino) & 0xffffffffu);
+	/* SECURITY: an empty session keyring instead of the one of whoever started us, for us and
+	 * all we start; where the kernel has no keys there is nothing to leave. */
+	syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
+	prctl(PR_SET_DUMPABLE, 0);
 	if (private_mounts(e) < 0 || cgroup_open(&j->cgroups, instance, e) < 0 ||
 	    record_uid_block(config->uid_dir, config->run_dir, &j->uid_base, e) < 0)
 		return -1;
@@ -97,17 +106,24 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 		return -1;
 	if (fchown(j->sockets_dfd, config->owner, (gid_t)-1) < 0)
 		return err_sys(e, "socket directory");
-	j->agent_fd = load_agent(config->binary_dir, e);
+	bool notify = seccomp_can_notify();
+	int zygote = load_sealed(config->binary_dir, "bivouac-zygote-python", e);
+
+	j->agent_fd = zygote < 0 ? -1 : load_sealed(config->binary_dir, "bivouac-agent", e);
 	if (j->agent_fd < 0 || seccomp_compile(SECCOMP_FULL, &j->filter_fd, e) < 0 ||
-	    seccomp_compile(SECCOMP_ZYGOTE, &zygote_filter, e) < 0 ||
+	    seccomp_compile(notify ? SECCOMP_ZYGOTE_NOTIFY : SECCOMP_ZYGOTE, &zygote_filter, e) <
+		    0 ||
 	    seccomp_compile(SECCOMP_REST, &rest_filter, e) < 0)
 		return -1;
+	j->places = witness_map(config->run_dir, e);
+	if (!j->places || pipe2(j->witnesses, O_CLOEXEC) < 0)
+		return err_wrap(e, "witness");
 	int images = open(config->images_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (images < 0)
 		return err_sys(e, "image directory %s", config->images_dir);
-	j->zygote_config = (struct zygote_config){ images, config->run_dir, config->binary_dir,
-						   zygote_filter, rest_filter };
+	j->zygote_config = (struct zygote_config){ images,        config->run_dir, zygote,
+						   zygote_filter, rest_filter,     notify };
 	j->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (j->epoll_fd < 0)
 		return err_sys(e, "epoll");
@@ -166,6 +182,11 @@ static void jailer_done(struct jailer *j)
 	map_done(&j->sandboxes);
 	char path[320];
 
+	/* They end with the last process under their filter, which was a zygote. */
+	close_fd(&j->witnesses[1]);
+	poll(&(struct pollfd){ .fd = j->witnesses[0] }, 1, 1000);
+	snprintf(path, sizeof(path), "%s/refused", j->config.run_dir);
+	unlink(path);
 	cgroup_close(&j->cgroups);
 	for (const char *const *name = (const char *const[]){ "j", "s", "t", NULL }; *name;
 	     name++) {
@@ -173,6 +194,23 @@ static void jailer_done(struct jailer *j)
 		rmdir(path);
 	}
 	record_uid_release(j->config.uid_dir, j->config.run_dir);
+}
+
+/* Never silent about what this machine does not do: the daemon puts it where people look. */
+static void name_missing(struct jailer *j)
+{
+	bool landlock = landlock_abi() >= LANDLOCK_ABI_WANTED;
+	bool names = j->zygote_config.notify;
+
+	if (j->cgroups.moved)
+		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
+			 j->cgroups.moved, CGROUP_HOST_LEAF);
+	if (j->cgroups.missing[0])
+		log_warn("limits that are not enforced: %s", j->cgroups.reason);
+	snprintf(j->missing, sizeof(j->missing), "%s%s%s", j->cgroups.missing,
+		 landlock ? "" : " landlock", names ? "" : " refused-call-names");
+	if (j->missing[0] == ' ')
+		memmove(j->missing, j->missing + 1, strlen(j->missing));
 }
 
 int jailer_run(const struct jailer_config *config)
@@ -185,13 +223,8 @@ int jailer_run(const struct jailer_config *config)
 		log_error("cannot start: %s", e.msg);
 		return err_exit_status(e.code);
 	}
-	if (j->cgroups.moved)
-		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
-			 j->cgroups.moved, CGROUP_HOST_LEAF);
-	if (j->cgroups.missing[0])
-		log_warn("no cgroup controller for: %s; these limits are not enforced (%s)",
-			 j->cgroups.missing, j->cgroups.reason);
-	opcode_reply(j, JAILER_RESTARTED, 0, &e, 0, -1);
+	name_missing(j);
+	opcode_restarted(j);
 	for (bool serving = true; serving;) {
 		struct epoll_event events[64];
 		int n = epoll_wait(j->epoll_fd, events, ARRAY_LEN(events),

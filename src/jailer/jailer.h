@@ -12,6 +12,7 @@
 #include "base/map.h"
 #include "jailer/cgroup.h"
 #include "jailer/records.h"
+#include "jailer/witness.h"
 #include "jailer/zygotes.h"
 
 struct jailer_config {
@@ -52,6 +53,8 @@ struct pending {
 struct jailer {
 	struct jailer_config config;
 	struct cgroup_layout cgroups;
+	/* What this machine does not enforce, for RESTARTED: words, space between. */
+	char missing[JAILER_MISSING_SIZE];
 	struct zygote_config zygote_config;
 	struct map sandboxes;
 	struct list zygotes;
@@ -63,7 +66,9 @@ struct jailer {
 	bool recovery_failed;
 	uid_t uid_base;
 	int epoll_fd;
-	int agent_fd; /* sealed copy of the agent's binary */
+	int agent_fd;                 /* sealed copy of the agent's binary */
+	struct witness_place *places; /* by slot */
+	int witnesses[2];             /* pipe: closed at the far end when all witnesses are gone */
 	int filter_fd;
 	int records_dfd;
 	int sockets_dfd;
@@ -90,6 +95,8 @@ bool sandbox_settle(struct jailer *j, struct sandbox *s);
 void opcode_dispatch(struct jailer *j, const struct jailer_request *rq);
 void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err *e,
 		  int64_t started_ns, int fd);
+/** opcode_restarted: says hello, with what is missing. */
+void opcode_restarted(struct jailer *j);
 void opcode_zygote_event(struct jailer *j, struct zygote *z);
 /** opcode_request_ok: shape of a packet: size, version, terminated hexadecimal names, limits in
  * range. */

@@ -7,6 +7,8 @@
 #include "base/own.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -60,7 +62,8 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 			JAILER_IMAGE_SIZE - 1);
 	else if (rq->op == JAILER_CREATE && !limits_ok(&rq->limits))
 		err_set(e, ERR_PROTOCOL, "limits out of range");
-	else if (rq->op == JAILER_MEMORY && !memory_ok(rq->limits.memory_bytes))
+	else if (rq->op == JAILER_MEMORY && rq->limits.memory_bytes &&
+		 !memory_ok(rq->limits.memory_bytes))
 		err_set(e, ERR_PROTOCOL, "memory limit out of range");
 	else if (rq->op == JAILER_NETWORK && rq->network > 1)
 		err_set(e, ERR_PROTOCOL, "network is 0 or 1");
@@ -87,6 +90,14 @@ void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err 
 	reply.err = *e;
 	reply.duration_us = (uint64_t)((clock_mono_ns() - started_ns) / 1000);
 	send_reply(&reply, fd);
+}
+
+void opcode_restarted(struct jailer *j)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION, .op = JAILER_RESTARTED };
+
+	snprintf(reply.missing, sizeof(reply.missing), "%s", j->missing);
+	send_reply(&reply, -1);
 }
 
 static struct zygote *get_zygote(struct jailer *j, const char *image, struct err *e)
@@ -160,6 +171,12 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
 		return;
 	while ((rc = zygote_recv(z, &reply)) > 0) {
 		if (reply.tag == 0 && reply.err.code == ERR_NONE) {
+			struct err e = ERR_INIT;
+
+			if (z->listener >= 0 && witness_start(j->places, z->listener,
+							      j->witnesses[1], j->uid_base, &e) < 0)
+				log_warn("refused calls will have no names: %s", e.msg);
+			close_fd(&z->listener);
 			z->loaded = true;
 			z->failures = 0;
 			log_info("zygote of image %.16s loaded in %llu ms", z->image,
@@ -246,7 +263,9 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 	int rc = -1;
 
 	if (p) {
-		struct zygote_request zrq = { .tag = p->zygote_tag, .cgroup_fds = (uint32_t)procs };
+		struct zygote_request zrq = { .tag = p->zygote_tag,
+					      .cgroup_fds = (uint32_t)procs,
+					      .limits = s->rec.limits };
 
 		fds[0] = s->pidfd;
 		fds[1] = kernel_end;
@@ -336,6 +355,55 @@ static int op_stats(struct jailer *j, const struct jailer_request *rq, struct er
 	return 0;
 }
 
+/*
+ * SECURITY, MEMORY: moves the memory limit of a sandbox of this jailer below what CREATE set, or
+ * back to it; the record keeps that bound, so that no order of requests leads above it. A limit
+ * below what the sandbox holds is refused before anything is written: the opcode neither kills nor
+ * keeps this thread busy reclaiming.
+ */
+static int op_memory(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct sandbox *s = sandbox_find(j, rq->sid);
+	int64_t started = clock_mono_ns();
+	struct err none = ERR_INIT;
+
+	if (!s || s->dying)
+		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
+	uint64_t most = s->rec.memory_bytes;
+	uint64_t bytes = rq->limits.memory_bytes ? rq->limits.memory_bytes : most;
+
+	if (bytes > most)
+		return err_set(e, ERR_CONFLICT,
+			       "%" PRIu64 " MiB is more than the session's own limit, %" PRIu64
+			       " MiB",
+			       bytes >> 20, most >> 20);
+	/* To give back what no controller took always works. */
+	if ((rq->limits.memory_bytes || j->cgroups.ctrl[CGROUP_MEMORY].parent_dfd >= 0) &&
+	    cgroup_set_memory(&j->cgroups, rq->sid, bytes, e) < 0)
+		return -1;
+	opcode_reply(j, rq->op, rq->tag, &none, started, -1);
+	return 0;
+}
+
+/*
+ * SECURITY, REFUSED: names of system calls that a sandbox of this jailer was refused; text from
+ * libseccomp's table, chosen by a number.
+ */
+static int op_refused(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION,
+				      .op = rq->op,
+				      .tag = rq->tag };
+	struct sandbox *s = sandbox_find(j, rq->sid);
+
+	if (!s)
+		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
+	reply.refused_count = (uint32_t)witness_names(
+		&j->places[s->rec.slot], (int64_t)rq->since_ns, reply.refused, JAILER_REFUSED_MAX);
+	send_reply(&reply, -1);
+	return 0;
+}
+
 void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
 {
 	struct err e = ERR_INIT;
@@ -357,12 +425,18 @@ void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
 	case JAILER_STATS:
 		rc = op_stats(j, rq, &e);
 		break;
+	case JAILER_MEMORY:
+		rc = op_memory(j, rq, &e);
+		break;
 	case JAILER_IMAGE:
 		rc = op_image(j, rq, &e);
 		break;
 	case JAILER_PING:
 		opcode_reply(j, rq->op, rq->tag, &e, clock_mono_ns(), -1);
 		rc = 0;
+		break;
+	case JAILER_REFUSED:
+		rc = op_refused(j, rq, &e);
 		break;
 	default:
 		err_set(&e, ERR_PROTOCOL, "unknown opcode %u", rq->op);

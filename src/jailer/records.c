@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,8 +23,9 @@ int record_write(int dfd, const struct record *r, struct err *e)
 {
 	char tmp[JAILER_SID_SIZE + 4];
 	char text[256];
-	int n = snprintf(text, sizeof(text), "1 %u %d %llu %s\n", r->slot, (int)r->pid,
-			 r->start_time, r->image);
+	int n = snprintf(text, sizeof(text), "2 %u %d %llu %s %u %u %" PRIu64 "\n", r->slot,
+			 (int)r->pid, r->start_time, r->image, r->limits.open_files, r->limits.pids,
+			 r->memory_bytes);
 
 	/* No fsync: sandboxes do not survive the machine. The rename makes the record whole or
 	 * absent. */
@@ -62,8 +64,9 @@ int record_each(int dfd, void (*fn)(const struct record *r, void *arg), void *ar
 		buf_init(&text, 512);
 		snprintf(r.sid, sizeof(r.sid), "%.32s", d->d_name);
 		if (fd_read_file(dfd, r.sid, 512, &text, e) < 0 || !text.ptr ||
-		    sscanf(text.ptr, "1 %u %d %llu %64s", &r.slot, &pid, &r.start_time, r.image) !=
-			    4 ||
+		    sscanf(text.ptr, "2 %u %d %llu %64s %u %u %" SCNu64, &r.slot, &pid,
+			   &r.start_time, r.image, &r.limits.open_files, &r.limits.pids,
+			   &r.memory_bytes) != 7 ||
 		    r.slot >= RECORD_SLOTS || pid <= 1)
 			pid = 0;
 		r.pid = pid;

@@ -8,6 +8,7 @@
  */
 
 #include "base/jailer_proto.h"
+#include "jailer/confine.h"
 
 #include <sys/types.h>
 
@@ -18,6 +19,10 @@ struct record {
 	pid_t pid;
 	unsigned long long
 		start_time; /* field 22 of /proc/pid/stat: tells a reused pid from ours */
+	/* SECURITY: of every kernel to come; kept here and not asked for in START_KERNEL, so that
+	 * the daemon cannot change them once the sandbox is made. */
+	struct confine_limits limits;
+	uint64_t memory_bytes; /* what CREATE set, and the most that MEMORY may set */
 };
 
 int record_write(int dfd, const struct record *r, struct err *e);

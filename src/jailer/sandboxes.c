@@ -131,6 +131,7 @@ static int take_slot(struct jailer *j, unsigned *ret, struct err *e)
 
 		if (!j->slots[slot]) {
 			j->slots[slot] = 1;
+			witness_clear(&j->places[slot]);
 			j->next_slot = slot + 1;
 			*ret = slot;
 			return 0;
@@ -229,7 +230,8 @@ static int create_with_slot(struct jailer *j, const struct jailer_request *rq, s
 int sandbox_create(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
 	struct zygote *z = sandbox_image(j, rq->image, e);
-	struct record r = { 0 };
+	struct record r = { .limits = { rq->limits.open_files, rq->limits.pids },
+			    .memory_bytes = rq->limits.memory_bytes };
 
 	if (!z)
 		return -1;

@@ -5,13 +5,23 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41 /* Linux 5.17 */
+#endif
 
 static const char *const allowed[] = {
 	/* files */
@@ -28,15 +38,12 @@ static const char *const allowed[] = {
 	"dup3",
 	"faccessat",
 	"faccessat2",
-	"fadvise64",
 	"fallocate",
 	"fchdir",
 	"fchmod",
 	"fchmodat",
 	"fchown",
 	"fchownat",
-	"fcntl",
-	"fdatasync",
 	"fgetxattr",
 	"flistxattr",
 	"flock",
@@ -44,9 +51,7 @@ static const char *const allowed[] = {
 	"fsetxattr",
 	"fstat",
 	"fstatfs",
-	"fsync",
 	"ftruncate",
-	"futimesat",
 	"getcwd",
 	"getdents",
 	"getdents64",
@@ -89,16 +94,11 @@ static const char *const allowed[] = {
 	"rmdir",
 	"sendfile",
 	"setxattr",
-	"splice",
 	"stat",
 	"statfs",
 	"statx",
 	"symlink",
 	"symlinkat",
-	"sync",
-	"sync_file_range",
-	"syncfs",
-	"tee",
 	"truncate",
 	"umask",
 	"unlink",
@@ -112,24 +112,18 @@ static const char *const allowed[] = {
 	"brk",
 	"madvise",
 	"membarrier",
-	"memfd_create",
 	"mincore",
 	"mlock",
 	"mlock2",
 	"mlockall",
-	"mmap",
 	"mprotect",
 	"mremap",
-	"msync",
 	"munlock",
 	"munlockall",
 	"munmap",
 	"pkey_alloc",
 	"pkey_free",
 	"pkey_mprotect",
-	"get_mempolicy",
-	"set_mempolicy",
-	"mbind",
 	/* processes, threads, signals, time */
 	"alarm",
 	"arch_prctl",
@@ -169,7 +163,6 @@ static const char *const allowed[] = {
 	"pause",
 	"pidfd_open",
 	"pidfd_send_signal",
-	"prctl",
 	"restart_syscall",
 	"rseq",
 	"rt_sigaction",
@@ -193,7 +186,6 @@ static const char *const allowed[] = {
 	"setgroups",
 	"setitimer",
 	"setpgid",
-	"setpriority",
 	"setregid",
 	"setresgid",
 	"setresuid",
@@ -221,7 +213,6 @@ static const char *const allowed[] = {
 	"vfork",
 	"wait4",
 	"waitid",
-	"seccomp",
 	"capget",
 	"landlock_create_ruleset",
 	"landlock_add_rule",
@@ -230,11 +221,9 @@ static const char *const allowed[] = {
 	"epoll_create",
 	"epoll_create1",
 	"epoll_ctl",
-	"epoll_ctl_old",
 	"epoll_pwait",
 	"epoll_pwait2",
 	"epoll_wait",
-	"epoll_wait_old",
 	"eventfd",
 	"eventfd2",
 	"poll",
@@ -260,17 +249,7 @@ static const char *const allowed[] = {
 	"sendto",
 	"setsockopt",
 	"shutdown",
-	/* System V and POSIX messages: own IPC namespace */
-	"mq_getsetattr",
-	"mq_notify",
-	"mq_open",
-	"mq_timedreceive",
-	"mq_timedsend",
-	"mq_unlink",
-	"msgctl",
-	"msgget",
-	"msgrcv",
-	"msgsnd",
+	/* System V semaphores and shared memory: own IPC namespace, charged to the cgroup */
 	"semctl",
 	"semget",
 	"semop",
@@ -282,8 +261,9 @@ static const char *const allowed[] = {
 };
 
 /*
- * Known and dangerous: a clear EPERM instead of "no such call". inotify is among them because the
- * image is shared: a watch on it tells when other sessions open its files.
+ * Known and dangerous: a clear EPERM instead of "no such call", and the user is told which call it
+ * was. inotify is among them because the image is shared: a watch on it tells when other sessions
+ * open its files.
  */
 static const char *const refused[] = {
 	"inotify_add_watch",
@@ -347,8 +327,50 @@ static const char *const refused[] = {
 	"vmsplice",
 };
 
+/*
+ * Told by name as well, but as if the kernel did not have them, so that programs fall back: much
+ * kernel code behind each, and nothing that CPython, numpy, Node or a shell would miss.
+ */
+static const char *const absent[] = {
+	"fanotify_init",
+	"fanotify_mark",
+	"get_mempolicy",
+	"io_uring_enter",
+	"io_uring_register",
+	"io_uring_setup",
+	"mbind",
+	"memfd_secret",
+	"migrate_pages",
+	"move_pages",
+	"mq_getsetattr",
+	"mq_notify",
+	"mq_open",
+	"mq_timedreceive",
+	"mq_timedsend",
+	"mq_unlink",
+	"msgctl",
+	"msgget",
+	"msgrcv",
+	"msgsnd",
+	"process_mrelease",
+	"remap_file_pages",
+	"set_mempolicy",
+	"splice",
+	"tee",
+	"ustat",
+};
+
+/*
+ * SECURITY: succeed and do nothing. A session has no file on a disk, so there is nothing to write
+ * back but other people's data (through the image each of these reaches the host's file system, its
+ * journal and the disk's cache), and advice may not throw the shared image out of the page cache.
+ */
+static const char *const idle[] = {
+	"fadvise64", "fdatasync", "fsync", "sync", "sync_file_range", "syncfs",
+};
+
 /* Refused like those above; a zygote needs them to enter a sandbox. */
-static const char *const entering[] = { "setns", "capset" };
+static const char *const entering[] = { "setns", "capset", "seccomp" };
 
 /* Namespace bits of clone's flags; CLONE_NEWTIME shares a bit with the exit signal and is refused
  * by clone itself. */
@@ -405,7 +427,128 @@ static int allow_harmless_ioctls(scmp_filter_ctx ctx)
 	return rc;
 }
 
-static int add_conditions(scmp_filter_ctx ctx, struct err *e)
+/* The options of prctl that programs use; no filters, memory maps, core scheduling. */
+static int allow_prctl(scmp_filter_ctx ctx)
+{
+	static const int options[] = {
+		PR_SET_PDEATHSIG,
+		PR_GET_PDEATHSIG,
+		PR_GET_DUMPABLE,
+		PR_SET_DUMPABLE,
+		PR_GET_KEEPCAPS,
+		PR_SET_KEEPCAPS,
+		PR_SET_NAME,
+		PR_GET_NAME,
+		PR_GET_SECCOMP,
+		PR_CAPBSET_READ,
+		PR_CAPBSET_DROP,
+		PR_GET_TSC,
+		PR_GET_SECUREBITS,
+		PR_SET_SECUREBITS,
+		PR_SET_TIMERSLACK,
+		PR_GET_TIMERSLACK,
+		PR_SET_CHILD_SUBREAPER,
+		PR_GET_CHILD_SUBREAPER,
+		PR_SET_NO_NEW_PRIVS,
+		PR_GET_NO_NEW_PRIVS,
+		PR_GET_TID_ADDRESS,
+		PR_SET_THP_DISABLE,
+		PR_GET_THP_DISABLE,
+		PR_CAP_AMBIENT,
+		PR_GET_SPECULATION_CTRL,
+		PR_SET_SPECULATION_CTRL,
+		PR_SET_PTRACER,
+		PR_SET_VMA,
+	};
+	int rc = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(options); i++)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+				       SCMP_A0_32(SCMP_CMP_EQ, (uint32_t)options[i]));
+	return rc;
+}
+
+/*
+ * SECURITY: only the three families whose code a namespace contains, of these TCP and UDP alone:
+ * any other protocol number would make the kernel load a module (SCTP, DCCP, SMC) with a history.
+ * The type's upper bits are flags. AF_UNIX pairs of any type carry nothing but bytes.
+ */
+static int allow_sockets(scmp_filter_ctx ctx)
+{
+	static const struct {
+		uint32_t type, protocol;
+	} kinds[] = { { SOCK_STREAM, IPPROTO_TCP }, { SOCK_DGRAM, IPPROTO_UDP } };
+	static const int families[] = { AF_INET, AF_INET6 };
+	int rc = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(families); i++) {
+		struct scmp_arg_cmp family = SCMP_A0_32(SCMP_CMP_EQ, (uint32_t)families[i]);
+
+		for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
+			struct scmp_arg_cmp type =
+				SCMP_A1_32(SCMP_CMP_MASKED_EQ, 0xf, kinds[k].type);
+
+			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, family,
+					       type, SCMP_A2_32(SCMP_CMP_EQ, 0));
+			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, family,
+					       type, SCMP_A2_32(SCMP_CMP_EQ, kinds[k].protocol));
+		}
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socket), 2, family,
+				       SCMP_A1_32(SCMP_CMP_MASKED_EQ, 0xf, SOCK_RAW));
+	}
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+			       SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1,
+			       SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX));
+	for (uint32_t family = 0; family < 64; family++) {
+		if (family == AF_UNIX || family == AF_INET || family == AF_INET6)
+			continue;
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
+				       SCMP_A0_32(SCMP_CMP_EQ, family));
+	}
+	return rc;
+}
+
+/*
+ * SECURITY: huge pages come out of a stock of the whole machine and are not charged to the memory
+ * cgroup. Asked for by mmap they are refused, as by memfd_create; shmget needs a capability.
+ */
+static int allow_small_pages(scmp_filter_ctx ctx)
+{
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+				  SCMP_A3_32(SCMP_CMP_MASKED_EQ, MAP_HUGETLB, 0));
+
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOMEM), SCMP_SYS(mmap), 1,
+			       SCMP_A3_32(SCMP_CMP_MASKED_EQ, MAP_HUGETLB, MAP_HUGETLB));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(memfd_create), 1,
+			       SCMP_A1_32(SCMP_CMP_MASKED_EQ, MFD_HUGETLB, 0));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOMEM), SCMP_SYS(memfd_create), 1,
+			       SCMP_A1_32(SCMP_CMP_MASKED_EQ, MFD_HUGETLB, MFD_HUGETLB));
+	return rc;
+}
+
+/*
+ * SECURITY: the commands that programs use. Among those left out: F_NOTIFY, which like inotify
+ * tells who opens the shared image's files, and leases, which make others wait for them.
+ */
+static int allow_fcntl(scmp_filter_ctx ctx)
+{
+	static const uint32_t commands[] = {
+		F_DUPFD,         F_GETFD,      F_SETFD,     F_GETFL,     F_SETFL,      F_GETLK,
+		F_SETLK,         F_SETLKW,     F_SETOWN,    F_GETOWN,    F_SETSIG,     F_GETSIG,
+		F_SETOWN_EX,     F_GETOWN_EX,  F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_SETPIPE_SZ,
+		F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS,
+	};
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(fcntl), 1,
+				  SCMP_A1_32(SCMP_CMP_EQ, F_NOTIFY));
+
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+				       SCMP_A1_32(SCMP_CMP_EQ, commands[i]));
+	return rc;
+}
+
+static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 {
 	int rc = 0;
 
@@ -413,28 +556,29 @@ static int add_conditions(scmp_filter_ctx ctx, struct err *e)
 	 * stays under the default action (ENOSYS), and libc falls back to clone. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 			       SCMP_A0(SCMP_CMP_MASKED_EQ, namespace_flags, 0));
-	/* SECURITY: only the three families whose code a namespace contains, and no raw sockets.
-	 * The type's upper bits are flags. AF_UNIX pairs of any type carry nothing but bytes. */
-	static const int families[] = { AF_INET, AF_INET6 };
+	for (unsigned long flags = namespace_flags; flags; flags &= flags - 1) {
+		unsigned long flag = flags & -flags;
 
-	for (size_t i = 0; i < ARRAY_LEN(families); i++) {
-		static const int types[] = { SOCK_STREAM, SOCK_DGRAM };
-
-		for (size_t t = 0; t < ARRAY_LEN(types); t++)
-			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
-					       SCMP_A0_32(SCMP_CMP_EQ, families[i]),
-					       SCMP_A1_32(SCMP_CMP_MASKED_EQ, 0xf, types[t]));
+		rc |= seccomp_rule_add(ctx, refuse, SCMP_SYS(clone), 1,
+				       SCMP_A0(SCMP_CMP_MASKED_EQ, flag, flag));
 	}
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-			       SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX));
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1,
-			       SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX));
-	for (int family = 0; family < 64; family++) {
-		if (family == AF_UNIX || family == AF_INET || family == AF_INET6)
-			continue;
-		rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
-				       SCMP_A0_32(SCMP_CMP_EQ, (uint32_t)family));
-	}
+	rc |= allow_sockets(ctx);
+	rc |= allow_small_pages(ctx);
+	rc |= allow_prctl(ctx);
+	rc |= allow_fcntl(ctx);
+	/* As with fsync: a shared mapping of the image would reach the disk. */
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(msync), 1,
+			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, MS_SYNC));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(msync), 1,
+			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, 0));
+	/* SECURITY: its own priority, not that of the agent, which has the same user. */
+	for (uint32_t which = PRIO_PROCESS; which <= PRIO_PGRP; which++)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(setpriority), 2,
+				       SCMP_A0_32(SCMP_CMP_EQ, which), SCMP_A1_32(SCMP_CMP_EQ, 0));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(setpriority), 1,
+			       SCMP_A0_32(SCMP_CMP_EQ, PRIO_USER));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(setpriority), 1,
+			       SCMP_A1_32(SCMP_CMP_GT, 0));
 	rc |= allow_harmless_ioctls(ctx);
 	/* Own limits only: another process of the same uid is the agent. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1,
@@ -448,16 +592,48 @@ static int add_conditions(scmp_filter_ctx ctx, struct err *e)
 
 static int add_part(scmp_filter_ctx ctx, enum seccomp_part part, struct err *e)
 {
-	uint32_t refuse = SCMP_ACT_ERRNO(EPERM);
+	const uint32_t eperm = SCMP_ACT_ERRNO(EPERM);
+	bool notify = part == SECCOMP_ZYGOTE_NOTIFY;
+	bool zygote = notify || part == SECCOMP_ZYGOTE;
+	uint32_t refuse = notify ? SCMP_ACT_NOTIFY : eperm;
 
 	if (part == SECCOMP_REST)
-		return add_words(ctx, refuse, entering, ARRAY_LEN(entering), e);
+		return add_words(ctx, eperm, entering, ARRAY_LEN(entering), e);
 	if (add_words(ctx, SCMP_ACT_ALLOW, allowed, ARRAY_LEN(allowed), e) < 0 ||
+	    add_words(ctx, SCMP_ACT_ERRNO(0), idle, ARRAY_LEN(idle), e) < 0 ||
 	    add_words(ctx, refuse, refused, ARRAY_LEN(refused), e) < 0 ||
-	    add_words(ctx, part == SECCOMP_ZYGOTE ? SCMP_ACT_ALLOW : refuse, entering,
-		      ARRAY_LEN(entering), e) < 0)
+	    (notify && add_words(ctx, refuse, absent, ARRAY_LEN(absent), e) < 0) ||
+	    add_words(ctx, zygote ? SCMP_ACT_ALLOW : eperm, entering, ARRAY_LEN(entering), e) < 0)
 		return -1;
-	return add_conditions(ctx, e);
+	return add_conditions(ctx, refuse, e);
+}
+
+int seccomp_refusal_errno(int nr)
+{
+	for (size_t i = 0; i < ARRAY_LEN(absent); i++)
+		if (seccomp_syscall_resolve_name(absent[i]) == nr)
+			return ENOSYS;
+	return EPERM;
+}
+
+/* A child tries it: some container runtimes have a listener of their own, and there can be only
+ * one. */
+bool seccomp_can_notify(void)
+{
+	pid_t pid = fork();
+	int status = 1;
+
+	if (pid == 0) {
+		struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+		struct sock_fprog prog = { 1, &allow };
+
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+		_exit(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+			      SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog) < 0);
+	}
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 int seccomp_compile(enum seccomp_part part, int *ret_fd, struct err *e)

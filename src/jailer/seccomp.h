@@ -13,13 +13,20 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
+
 /**
  * Loading the filter takes a millisecond, so kernels inherit most of it: their zygote runs under
  * SECCOMP_ZYGOTE, which is SECCOMP_FULL but for the calls that entering a sandbox takes, and a new
  * kernel adds SECCOMP_REST, which refuses just those. Both together are SECCOMP_FULL, which agents
- * get.
+ * get. SECCOMP_ZYGOTE_NOTIFY is SECCOMP_ZYGOTE with known calls refused through a listener, so that
+ * the user can be told their names (witness.h).
  */
-enum seccomp_part { SECCOMP_FULL, SECCOMP_ZYGOTE, SECCOMP_REST };
+enum seccomp_part { SECCOMP_FULL, SECCOMP_ZYGOTE, SECCOMP_ZYGOTE_NOTIFY, SECCOMP_REST };
 
 /** seccomp_compile: memfd with the raw struct sock_filter array. */
 int seccomp_compile(enum seccomp_part part, int *ret_fd, struct err *e);
+/** seccomp_can_notify: whether a filter with a listener can be installed here. */
+bool seccomp_can_notify(void);
+/** seccomp_refusal_errno: what a call that came to the listener fails with. */
+int seccomp_refusal_errno(int nr);

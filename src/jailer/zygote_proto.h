@@ -5,12 +5,14 @@
  * zygote protocol: between the jailer and the zygote of an image, SOCK_SEQPACKET, fixed structs.
  *
  * The zygote says ready with a reply of tag 0 once its libraries are loaded (or why they are not,
- * and ends). Request descriptors, in this order: the agent's pidfd, the kernel's end of the socket
- * to the agent, then cgroup_fds descriptors of cgroup.procs files. SECURITY: the zygote's only peer
- * is the jailer; no byte that a caller or a sandbox chose reaches it.
+ * and ends); with the argument `--notify` that reply carries the listener of its filter. Request
+ * descriptors, in this order: the agent's pidfd, the kernel's end of the socket to the agent, then
+ * cgroup_fds descriptors of cgroup.procs files. SECURITY: the zygote's only peer is the jailer; no
+ * byte that a caller or a sandbox chose reaches it.
  */
 
 #include "base/err.h"
+#include "jailer/confine.h"
 
 #include <stdint.h>
 
@@ -21,6 +23,7 @@
 struct zygote_request {
 	uint32_t tag;
 	uint32_t cgroup_fds;
+	struct confine_limits limits;
 };
 
 struct zygote_reply {

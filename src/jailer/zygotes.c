@@ -32,6 +32,7 @@ struct zygote *zygote_prepare(const struct zygote_config *config, const char *im
 	}
 	list_init(&z->node);
 	z->sock = -1;
+	z->listener = -1;
 	snprintf(z->image, sizeof(z->image), "%s", image);
 	snprintf(z->template, sizeof(z->template), "%s/t/%.16s", config->run_dir, image);
 	/* SECURITY: `image` is 64 hexadecimal digits, checked by the opcode parser: it cannot leave
@@ -109,9 +110,9 @@ static int zygote_root(const struct zygote *z, struct err *e)
 }
 
 static void zygote_child(const struct zygote_config *config, const struct zygote *z, int sock,
-			 int binary, pid_t parent)
+			 pid_t parent)
 {
-	static const char *const argv[] = { "bivouac-zygote", NULL };
+	const char *const argv[] = { "bivouac-zygote", config->notify ? "--notify" : NULL, NULL };
 	static const char *const envp[] = { "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8",
 					    "HOME=/home/session", NULL };
 	struct zygote_reply failed = { 0 };
@@ -121,7 +122,7 @@ static void zygote_child(const struct zygote_config *config, const struct zygote
 	if (getppid() != parent)
 		_exit(1);
 	/* Descriptors first: copies of other zygotes' sockets would keep those alive. */
-	int fds[] = { sock, config->rest_filter_fd, binary, config->zygote_filter_fd };
+	int fds[] = { sock, config->rest_filter_fd, config->binary_fd, config->zygote_filter_fd };
 
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);
@@ -143,7 +144,7 @@ static void zygote_child(const struct zygote_config *config, const struct zygote
 		umask(022);
 		setsid();
 		if (keep_few_caps(&failed.err) == 0) {
-			syscall(SYS_execveat, 5, "", argv, envp, AT_EMPTY_PATH);
+			syscall(SYS_execveat, 5, "", (char *const *)argv, envp, AT_EMPTY_PATH);
 			err_sys(&failed.err, "start the zygote");
 		}
 	}
@@ -153,14 +154,8 @@ static void zygote_child(const struct zygote_config *config, const struct zygote
 
 int zygote_start(const struct zygote_config *config, struct zygote *z, struct err *e)
 {
-	char path[320];
 	int pair[2];
 
-	snprintf(path, sizeof(path), "%s/bivouac-zygote-python", config->binary_dir);
-	OWNED_FD int binary = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (binary < 0)
-		return err_sys(e, "open %s", path);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_sys(e, "socketpair");
 	OWNED_FD int ours = pair[0];
@@ -171,7 +166,7 @@ int zygote_start(const struct zygote_config *config, struct zygote *z, struct er
 	if (pid < 0)
 		return err_sys(e, "fork the zygote");
 	if (pid == 0)
-		zygote_child(config, z, theirs, binary, self);
+		zygote_child(config, z, theirs, self);
 	fd_set_nonblock(ours, true);
 	z->pid = pid;
 	z->sock = take_fd(ours);
@@ -191,7 +186,14 @@ int zygote_send(struct zygote *z, const struct zygote_request *rq, const int *fd
 
 int zygote_recv(struct zygote *z, struct zygote_reply *ret)
 {
-	ssize_t n = recv(z->sock, ret, sizeof(*ret), 0);
+	int fd = -1;
+	size_t fds = 1;
+	ssize_t n = fd_recv(z->sock, ret, sizeof(*ret), &fd, &fds);
+
+	if (n >= 0 && fds) {
+		close_fd(&z->listener);
+		z->listener = fd;
+	}
 
 	if (n == (ssize_t)sizeof(*ret)) {
 		ret->err.msg[sizeof(ret->err.msg) - 1] = '\0';
@@ -207,6 +209,7 @@ void zygote_ended(struct zygote *z)
 	kill(z->pid, SIGKILL);
 	waitpid(z->pid, NULL, 0);
 	close_fd(&z->sock);
+	close_fd(&z->listener);
 	z->pid = 0;
 	z->failures = z->loaded ? 0 : z->failures + 1;
 	z->loaded = false;

@@ -5,7 +5,7 @@
  * zygotes: the jailer's children that fork kernels, one per image.
  *
  * A zygote lives in its own mount, network, IPC and UTS namespaces, in the image's root, with the
- * two capabilities that entering a sandbox takes. It is started on first use and again when it
+ * three capabilities that entering a sandbox takes. It is started on first use and again when it
  * ends; requests that come while it loads are sent to it at once and wait in its socket.
  */
 
@@ -23,7 +23,8 @@ struct zygote {
 	char image[JAILER_IMAGE_SIZE];
 	char template[300];
 	pid_t pid;
-	int sock; /* non-blocking, -1: not running */
+	int sock;     /* non-blocking, -1: not running */
+	int listener; /* of its filter, until the caller of zygote_recv() has taken it; -1 none */
 	bool loaded;
 	int failures; /* in a row, without having loaded */
 	int64_t retry_at_ms;
@@ -32,9 +33,10 @@ struct zygote {
 struct zygote_config {
 	int images_dfd; /* <image>/rootfs below it */
 	const char *run_dir;
-	const char *binary_dir; /* bivouac-zygote-python lives here */
-	int zygote_filter_fd;   /* SECCOMP_ZYGOTE */
-	int rest_filter_fd;     /* SECCOMP_REST */
+	int binary_fd;        /* bivouac-zygote-python, sealed */
+	int zygote_filter_fd; /* SECCOMP_ZYGOTE or SECCOMP_ZYGOTE_NOTIFY */
+	int rest_filter_fd;   /* SECCOMP_REST */
+	bool notify;          /* SECCOMP_ZYGOTE_NOTIFY */
 };
 
 /** zygote_prepare: mounts the image's template; the zygote is not started yet. NULL on error. */

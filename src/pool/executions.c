@@ -15,6 +15,8 @@
 #define OVERDUE_MS 42
 /* An agent that is still silent after this has lost its session. */
 #define SILENT_MS 10000
+/* Times that a lost request for another memory limit is repeated. */
+#define MEMORY_TRIES 3
 
 void execution_free(struct execution *x)
 {
@@ -61,9 +63,10 @@ static void copy_sid(const struct session *s, char sid[33])
 
 static int store_request(struct execution *x, struct err *e)
 {
-	json_t *doc = json_pack("{s:s%,s:s,s:I,s:I}", "code", x->code, x->code_len, "executionType",
-				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms,
-				"outputMax", (json_int_t)x->output_max);
+	json_t *doc = json_pack("{s:s%,s:s,s:I,s:I,s:I}", "code", x->code, x->code_len,
+				"executionType", x->execution_type, "timeoutMs",
+				(json_int_t)x->timeout_ms, "outputMax", (json_int_t)x->output_max,
+				"memoryBytes", (json_int_t)x->memory_bytes);
 	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 	struct store_execution row = {
 		.id = x->id,
@@ -122,6 +125,7 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	x->async = p->async;
 	x->timeout_ms = p->timeout_ms;
 	x->output_max = p->output_max;
+	x->memory_bytes = p->memory_bytes;
 	x->created_us = clock_wall_us();
 	x->queued_ns = clock_mono_ns();
 	x->done = done;
@@ -137,9 +141,35 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	return x;
 }
 
+/*
+ * The limit that has to be in force before the next step: that of the execution which runs next,
+ * else the sandbox's own. A kernel that is being replaced comes up under the sandbox's own.
+ */
+static uint64_t memory_wanted(const struct session *s)
+{
+	if (!s->kernel_idle || list_empty(&s->queue))
+		return 0;
+	const struct execution *x = list_first(&s->queue, struct execution, node);
+
+	if (x->state != EXECUTION_QUEUED || (s->memory_bytes && x->memory_bytes >= s->memory_bytes))
+		return 0;
+	return x->memory_bytes;
+}
+
 void executions_next(struct session *s)
 {
-	if (s->ended || s->current || s->foreign_op || !s->kernel_idle || list_empty(&s->queue))
+	if (s->ended || s->current || s->foreign_op || s->memory_busy)
+		return;
+	/* After a restart of the daemon an execution may still be running under its limit, until
+	 * the agent has said what there is. Executions without maxMemory pay these comparisons. */
+	if (memory_wanted(s) != s->memory_set &&
+	    (s->kernel_idle || s->memory_set != MEMORY_UNKNOWN)) {
+		s->memory_busy = true;
+		s->memory_want = memory_wanted(s);
+		sandbox_set_memory(s->sandbox, s->memory_want);
+		return;
+	}
+	if (!s->kernel_idle || list_empty(&s->queue))
 		return;
 	struct execution *x = list_first(&s->queue, struct execution, node);
 
@@ -262,17 +292,21 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 		return;
 	}
 	if (x) {
+		if (x->asking)
+			return; /* twice the same */
+		result_from_agent(x, r);
 		if (x == s->current) {
-			s->current = NULL;
 			loop_timer_stop(s->overdue);
 			/* The agent sends no extra message: done means idle, unless the kernel did
 			 * not survive. */
 			s->kernel_idle = r->kernel_idle;
+			if (refusals_ask(s, r))
+				return; /* goes on in execution_settled() */
+			s->current = NULL;
 		} else {
 			list_remove(&x->node);
 			s->queue_len--;
 		}
-		result_from_agent(x, r);
 		finish(x); /* x may be gone after this */
 		unstored = !s->ended && is_unstored(s, op);
 	} else if (s->foreign_op == op) {
@@ -285,6 +319,20 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 	/* Stored, or nobody's: the agent may forget it. Not stored: it keeps it for the next
 	 * daemon. */
 	if (!unstored)
+		agent_link_ack(s->sandbox->link, op);
+	executions_next(s);
+}
+
+void execution_settled(struct session *s)
+{
+	struct execution *x = s->current;
+	uint64_t op = x->op;
+
+	s->current = NULL;
+	finish(x); /* x may be gone after this */
+	if (s->ended)
+		return;
+	if (!is_unstored(s, op))
 		agent_link_ack(s->sandbox->link, op);
 	executions_next(s);
 }
@@ -325,11 +373,12 @@ static int restore_one(const struct store_execution *row, void *arg, struct err 
 	const char *type = "Asynchronous";
 	json_int_t timeout = 0;
 	json_int_t output = 4096;
+	json_int_t memory = 0;
 	size_t len = 0;
 
 	if (!x || !doc ||
-	    json_unpack(doc, "{s:s%,s:s,s:I,s:I}", "code", &code, &len, "executionType", &type,
-			"timeoutMs", &timeout, "outputMax", &output) < 0 ||
+	    json_unpack(doc, "{s:s%,s:s,s:I,s:I,s?I}", "code", &code, &len, "executionType", &type,
+			"timeoutMs", &timeout, "outputMax", &output, "memoryBytes", &memory) < 0 ||
 	    !(x->code = str_dup((struct str){ code, len }))) {
 		json_decref(doc);
 		free(x);
@@ -343,6 +392,7 @@ static int restore_one(const struct store_execution *row, void *arg, struct err 
 	x->async = true;
 	x->timeout_ms = (uint32_t)timeout;
 	x->output_max = (uint32_t)output;
+	x->memory_bytes = (uint64_t)memory;
 	x->created_us = row->created_us;
 	x->queued_ns = x->started_ns = clock_mono_ns();
 	json_decref(doc);
@@ -372,6 +422,58 @@ static void fail_one(struct execution *x, const struct err *e)
 	if (done)
 		done(x->arg, x, e);
 	execution_free(x);
+}
+
+/* The first of the queue cannot have the limit it asks for, or the one before cannot be undone. */
+static void fail_unlimited(struct session *s, const struct err *e)
+{
+	struct execution *x = list_first(&s->queue, struct execution, node);
+	struct err mine = ERR_INIT;
+
+	if (e->code == ERR_CONFLICT)
+		err_set(&mine, ERR_CONFLICT,
+			"maxMemory cannot be kept: %s. Nothing was run. Delete variables or "
+			"files, or ask for more.",
+			e->msg);
+	else
+		err_set(&mine, e->code == ERR_NOT_SUPPORTED ? e->code : ERR_UNAVAILABLE,
+			"The memory limit of the execution could not be set: %s.", e->msg);
+	s->queue_len--;
+	if (!x->async) {
+		fail_one(x, &mine);
+		return;
+	}
+	list_remove(&x->node);
+	x->started_ns = clock_mono_ns();
+	result_not_started(x, &mine);
+	finish(x);
+}
+
+void session_memory_set(struct session *s, const struct err *e)
+{
+	s->memory_busy = false;
+	if (e->code == ERR_NONE) {
+		s->memory_set = s->memory_want;
+		s->memory_failures = 0;
+		executions_next(s);
+		return;
+	}
+	/* Refused: nothing was changed. Anything else: who knows. */
+	if (e->code != ERR_CONFLICT) {
+		log_warn("session %s: memory limit: %s", s->guid, e->msg);
+		s->memory_set = MEMORY_UNKNOWN;
+	}
+	if (e->code == ERR_UNAVAILABLE && s->memory_failures++ < MEMORY_TRIES) {
+		executions_next(s); /* the jailer was replaced */
+		return;
+	}
+	s->memory_failures = 0;
+	if (s->kernel_idle && !list_empty(&s->queue) &&
+	    list_first(&s->queue, struct execution, node)->state == EXECUTION_QUEUED &&
+	    (s->memory_want == 0 || s->memory_want == memory_wanted(s))) {
+		fail_unlimited(s, e);
+		executions_next(s);
+	}
 }
 
 void executions_fail_queued(struct session *s, const struct err *e)

@@ -14,12 +14,26 @@ enum sandbox_state {
 	SANDBOX_ALLOCATED,
 };
 
+/** What of a sandbox concerns the world outside (network.c). */
+struct sandbox_network {
+	struct flow_owner *owner; /* its address, while connected */
+	bool open;                /* may be connected: no cut has succeeded since a connect */
+	bool stale;               /* to be asked again */
+	bool busy;                /* a call is under way, */
+	bool asked;               /* and this is what it asks for */
+	bool counted;             /* in pools.connecting */
+	int failures;             /* in a row */
+	struct list turn;         /* pools.connects: waits for its turn */
+	struct loop_timer *retry;
+};
+
 struct sandbox {
 	struct map_node node; /* pools.sandboxes, by sid */
 	struct list list;     /* pool.shells or pool.ready */
 	char sid[JAILER_SID_SIZE];
 	char image[JAILER_IMAGE_SIZE];
-	struct pool *pool; /* NULL: its pool is gone, it is being destroyed */
+	uint64_t memory_bytes; /* its limit; 0: an earlier daemon made it */
+	struct pool *pool;     /* NULL: its pool is gone, it is being destroyed */
 	struct session *session;
 	enum sandbox_state state;
 	struct agent_link *link;
@@ -31,6 +45,7 @@ struct sandbox {
 	int kernel_failures;  /* in a row: it did not start, or lived less than a second */
 	int64_t kernel_started_ms;
 	struct loop_timer *retry;
+	struct sandbox_network network;
 };
 
 #define DEMAND_SLOTS 30 /* seconds of history */
@@ -50,6 +65,7 @@ struct pool {
 	size_t ready_count, shell_count;
 	size_t making; /* on their way to ready (CREATING with want_kernel, or STARTING) */
 	size_t making_shells;
+	bool starved; /* wants more, and starting_max or its share of it stands in the way */
 	uint32_t demand[DEMAND_SLOTS]; /* allocations per second */
 	int64_t demand_second;
 	struct loop_timer *refill;
@@ -59,20 +75,36 @@ struct pool {
 	bool removed;         /* freed when the last of them is gone */
 };
 
+/** Lines of one second, and how many more there would have been (flows.c). */
+struct flow_budget {
+	int64_t second;
+	unsigned used;
+	uint64_t dropped;
+};
+
 struct pools {
 	struct pools_config config;
 	struct map pools;
 	struct map sandboxes;
 	size_t starting;
-	bool starved; /* a pool wanted more and starting_max stood in its way */
+	size_t fed; /* which pool was first asked the last time a place became free */
 	bool started;
 	bool draining;
 	size_t destroying;
+	struct list connects; /* struct sandbox_network: sessions to be connected */
+	size_t connecting;    /* calls for them under way */
+	struct map flow_owners;
+	struct list flow_gone; /* struct flow_owner of sandboxes that are gone, oldest first */
+	struct flow_budget flow_budget;
+	uint64_t flows_unknown;
+	int64_t flows_unknown_next_ms;
 	void (*ready)(void *arg, const struct err *e);
 	void *ready_arg;
 	void (*drained)(void *arg);
 	void *drained_arg;
 };
+
+#define MEMORY_UNKNOWN UINT64_MAX
 
 struct session {
 	struct map_node node; /* pool.sessions */
@@ -87,7 +119,13 @@ struct session {
 	int64_t asked_ns; /* for the allocation time */
 	int64_t allocation_us;
 	bool kernel_idle;
-	bool stored; /* has a row */
+	/* The memory limit of single executions, executions.c. */
+	uint64_t memory_bytes; /* the sandbox's own limit; 0: not known */
+	uint64_t memory_set;   /* the lower one in force; 0: none; MEMORY_UNKNOWN */
+	uint64_t memory_want;  /* while memory_busy */
+	bool memory_busy;      /* a change is under way; nothing starts */
+	int memory_failures;   /* in a row */
+	bool stored;           /* has a row */
 	bool ended;
 	uint64_t foreign_op; /* an execution of a daemon before us whose caller is gone; 0 none */
 	struct list queue;   /* struct execution: QUEUED, first to run first */
@@ -111,10 +149,19 @@ int sandbox_adopt(struct session *s, const char *sid, const char *image, struct 
 /** sandbox_leave_stock: off the list and out of the counts its state has it in. */
 void sandbox_leave_stock(struct sandbox *sb);
 void sandbox_destroy(struct sandbox *sb);
+/** sandbox_call_returned: a call of the backend came back; true if the sandbox was destroyed
+ * meanwhile (it may be freed now). */
+bool sandbox_call_returned(struct sandbox *sb);
+/** sandbox_make_failed: one without a session did not come up; destroys it. */
+void sandbox_make_failed(struct sandbox *sb, const struct err *e);
+/** sandbox_networked: a new sandbox is connected, or need not be: it goes on. */
+void sandbox_networked(struct sandbox *sb);
 /** sandbox_destroy_unknown: by id alone. */
 void sandbox_destroy_unknown(struct pools *p, const char *sid);
 /** sandbox_restart_kernel: after the kernel of an allocated sandbox died. */
 void sandbox_restart_kernel(struct sandbox *sb);
+/** sandbox_set_memory: asks for another limit, 0: its own; answered by session_memory_set(). */
+void sandbox_set_memory(struct sandbox *sb, uint64_t bytes);
 /** pool_unref: one struct sandbox less. */
 void pool_unref(struct pool *pool);
 /** pool_refill: soon; pool_refill_now: this turn. */
@@ -123,6 +170,29 @@ void pool_refill_now(struct pool *pool);
 /** pool_note_demand: one allocation. */
 void pool_note_demand(struct pool *pool);
 size_t pool_ready_target(struct pool *pool);
+
+/* network.c: whether sandboxes reach the outside, as the status of their pool says. */
+void network_init(struct sandbox *sb);
+/** network_settle: asks for what the pool says now, unless that is so already. */
+void network_settle(struct sandbox *sb);
+/** network_adopt: an earlier daemon left it; nobody knows whether it is connected. */
+void network_adopt(struct sandbox *sb);
+/** network_leave: it is about to be destroyed; network_done: it is freed. */
+void network_leave(struct sandbox *sb);
+void network_done(struct sandbox *sb);
+/** network_pool_changed: connects or cuts every session of the pool. */
+void network_pool_changed(struct pool *pool);
+/** network_restarted: there is a new jailer; what is or was connected is asked again. */
+void network_restarted(struct pools *p);
+
+/* flows.c */
+/** flow_owner_new: records of this address are this sandbox's from now on; NULL: no memory. */
+struct flow_owner *flow_owner_new(struct sandbox *sb, uint32_t address);
+uint32_t flow_owner_address(const struct flow_owner *o);
+/** flow_owner_leave: the sandbox is not connected any more; late records still find its names.
+ * Accepts NULL. */
+void flow_owner_leave(struct flow_owner *o);
+void flows_done(struct pools *p);
 
 /* sessions.c */
 struct session *session_new(struct pool *pool, struct str identifier, const char *guid,
@@ -138,9 +208,13 @@ void session_agent_status(struct session *s, enum agent_kernel_state state, cons
 
 /* executions.c */
 void execution_free(struct execution *x);
-/** executions_next: starts the next queued execution if the kernel is idle. */
+/** executions_next: starts the next queued execution if the kernel is idle, under its memory
+ * limit. */
 void executions_next(struct session *s);
+void session_memory_set(struct session *s, const struct err *e);
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
+/** execution_settled: the current execution has its result, names of refused calls included. */
+void execution_settled(struct session *s);
 int executions_restore(struct session *s, struct err *e);
 /** executions_fail_queued: those that have not begun; executions_fail_all: every one, and forgets
  * the rest. */
@@ -148,9 +222,18 @@ void executions_fail_queued(struct session *s, const struct err *e);
 void executions_fail_all(struct session *s, const struct err *e);
 void session_overdue(void *arg);
 
+/* refusals.c */
+/** refusals_ask: true if the current execution waits for the names of the system calls that it was
+ * refused; execution_settled() follows, or the end of the session. */
+bool refusals_ask(struct session *s, const struct agent_result *r);
+
 /* results.c */
 void result_from_agent(struct execution *x, const struct agent_result *r);
+/** result_add_refused: says at the end of stderr which system calls the sandbox refused. */
+void result_add_refused(struct execution *x, const char *const *names, size_t count);
 void result_done(struct execution_result *r);
+/** result_not_started: why it was not run at all; ERR_CONFLICT: for want of memory. */
+void result_not_started(struct execution *x, const struct err *e);
 /** result_timeout: for an agent that is silent past the deadline. */
 void result_timeout(struct execution *x);
 char *result_to_json(const struct execution_result *r);

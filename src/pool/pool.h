@@ -40,6 +40,10 @@ struct pools_config {
 	uint32_t output_limit; /* most that outputStreamsMaxLength may ask for */
 	uint32_t result_max;   /* bytes of one result with its displays */
 	int executions_kept;   /* finished executions remembered per session */
+	bool egress;           /* this machine connects the sandboxes of pools that ask for it */
+	/** flow_line: one JSON document, without a line break, per record of what a sandbox did on
+	 * the network; NULL: nobody keeps them. */
+	void (*flow_line)(const char *json, size_t len);
 };
 
 int pools_new(const struct pools_config *config, struct pools **ret, struct err *e);
@@ -52,6 +56,8 @@ void pools_free(struct pools *p);
 void pools_start(struct pools *p, void (*ready)(void *arg, const struct err *e), void *arg);
 /** pools_backend_restarted: to be called by the backend's hook after the first start. */
 void pools_backend_restarted(struct pools *p);
+/** pools_flow: to be called by the backend's hook of that name. */
+void pools_flow(struct pools *p, const struct flow_record *r);
 /** pools_document: a pool document changed or went away. */
 void pools_document(struct pools *p, const char *key, bool deleted);
 /** pools_drain: destroys every sandbox, then calls done. Sessions and their rows go too. */
@@ -143,6 +149,7 @@ struct execution_params {
 	const char *execution_type; /* as the caller spelled it */
 	uint32_t timeout_ms;        /* 0: none */
 	uint32_t output_max;
+	uint64_t memory_bytes; /* limit while it runs, below the session's; 0: none */
 };
 
 struct execution {
@@ -155,9 +162,11 @@ struct execution {
 	enum execution_state state;
 	uint32_t timeout_ms;
 	uint32_t output_max;
+	uint64_t memory_bytes;
 	char *code; /* until started */
 	size_t code_len;
 	struct execution_result result; /* when FINISHED */
+	bool asking;                    /* has its result, waits for the names of refused calls */
 	bool unstored;                  /* finished, and the store did not take it yet */
 	int64_t created_us;
 	int64_t queued_ns, started_ns, finished_ns;

@@ -44,6 +44,9 @@ int pools_new(const struct pools_config *config, struct pools **ret, struct err 
 	p->config = *config;
 	map_init(&p->pools);
 	map_init(&p->sandboxes);
+	map_init(&p->flow_owners);
+	list_init(&p->connects);
+	list_init(&p->flow_gone);
 	*ret = p;
 	return 0;
 }
@@ -176,7 +179,8 @@ static bool same_sandbox(const struct session_pool_spec *a, const struct session
 {
 	return a->memory_bytes == b->memory_bytes && a->data_bytes == b->data_bytes &&
 	       a->tmp_bytes == b->tmp_bytes && a->inodes == b->inodes && a->pids == b->pids &&
-	       a->cpu_millis == b->cpu_millis && a->egress == b->egress;
+	       a->cpu_millis == b->cpu_millis && a->open_files == b->open_files &&
+	       a->egress == b->egress;
 }
 
 static int apply_document(struct pools *p, const struct store_doc *doc, struct err *e)
@@ -191,6 +195,7 @@ static int apply_document(struct pools *p, const struct store_doc *doc, struct e
 		pool = pool_new(p, &spec, e);
 		if (!pool)
 			return -1;
+		network_pool_changed(pool);
 		if (p->started)
 			load_image(pool);
 		return 0;
@@ -200,6 +205,7 @@ static int apply_document(struct pools *p, const struct store_doc *doc, struct e
 	pool->spec = spec;
 	if (!same)
 		drop_stock(pool);
+	network_pool_changed(pool);
 	list_each(&pool->order, struct session, order, s)
 		session_rearm(s);
 	pool_refill(pool);
@@ -348,6 +354,7 @@ void pools_backend_restarted(struct pools *p)
 		pool->retry_at_ms = 0;
 		pool->image_loaded = false; /* until the new jailer's zygote says so */
 	}
+	network_restarted(p);
 	b->ops->list(b, adopt_listed, p);
 }
 
@@ -369,6 +376,7 @@ void pools_free(struct pools *p)
 	/* With sandboxes that live on, the process is about to end and takes all of it along. */
 	if (!p || p->sandboxes.len || p->pools.len)
 		return;
+	flows_done(p);
 	map_done(&p->pools);
 	map_done(&p->sandboxes);
 	free(p);

@@ -86,8 +86,26 @@ static void add_line(struct buf *b, const char *text)
 	buf_add_str(b, str_from(text));
 }
 
-static void add_ending(struct buf *b, const struct agent_result *r,
-		       const struct session_pool_spec *spec)
+/* Which limit it was; what counts is not obvious to who only wrote a file. */
+static void add_memory_limit(struct buf *b, const struct execution *x)
+{
+	uint64_t own = x->session->memory_bytes;
+
+	if (x->memory_bytes && (!own || x->memory_bytes < own))
+		buf_addf(b, ": it reached its memory limit of %" PRIu64 " MiB (maxMemory)",
+			 x->memory_bytes >> 20);
+	else if (own)
+		buf_addf(b,
+			 ": the session reached its memory limit of %" PRIu64
+			 " MiB (sessionLimits.memory)",
+			 own >> 20);
+	else
+		buf_addf(b, ": the session reached its memory limit (sessionLimits.memory)");
+	buf_addf(b, " and " RESTARTED_TEXT ". Files in /mnt/data, /tmp, /dev/shm and the home "
+		    "directory count as memory.");
+}
+
+static void add_ending(struct buf *b, const struct agent_result *r, const struct execution *x)
 {
 	bool killed = !r->kernel_idle;
 
@@ -104,10 +122,7 @@ static void add_ending(struct buf *b, const struct agent_result *r,
 		break;
 	case AGENT_RESULT_OOM:
 		add_line(b, "Execution aborted");
-		buf_addf(b,
-			 ": the session reached its memory limit of %" PRIu64
-			 " MiB and " RESTARTED_TEXT ".",
-			 spec->memory_bytes >> 20);
+		add_memory_limit(b, x);
 		break;
 	case AGENT_RESULT_KERNEL_DIED:
 		add_line(b, "Execution aborted: the kernel died (");
@@ -190,13 +205,49 @@ void result_from_agent(struct execution *x, const struct agent_result *r)
 	add_stream(&b, "stdout", r->out, r->stdout_dropped, x->output_max);
 	out->out = take_text(&b);
 	add_stream(&b, "stderr", r->err, r->stderr_dropped, x->output_max);
-	add_ending(&b, r, &x->session->pool->spec);
+	add_ending(&b, r, x);
 	out->err = take_text(&b);
 	buf_done(&b);
 	out->error_name = clean(r->error_name);
 	out->error_text = clean(r->error_text);
 	take_value(out, &r->value);
 	take_displays(out, r);
+}
+
+void result_add_refused(struct execution *x, const char *const *names, size_t count)
+{
+	struct text *text = &x->result.err;
+	struct buf b;
+
+	buf_init(&b, TEXT_MAX);
+	buf_add_str(&b, text_str(text));
+	add_line(&b, "[The sandbox refused: ");
+	for (size_t i = 0; i < count; i++)
+		buf_addf(&b, "%s%s()", i == 0 ? "" : ", ", names[i]);
+	buf_addf(&b, ". %s not available in sessions.]\n",
+		 count == 1 ? "This system call is" : "These system calls are");
+	if (buf_ok(&b)) {
+		free(text->ptr);
+		*text = take_text(&b);
+	}
+	buf_done(&b);
+}
+
+void result_not_started(struct execution *x, const struct err *e)
+{
+	struct execution_result *out = &x->result;
+	struct buf b;
+
+	out->status = e->code == ERR_CONFLICT ? AGENT_RESULT_OOM : AGENT_RESULT_KERNEL_DIED;
+	buf_init(&b, TEXT_MAX);
+	buf_addf(&b, "Execution not started: %s", e->msg);
+	out->err = take_text(&b);
+	buf_done(&b);
+	out->out = clean(STR(""));
+	out->error_name = clean(STR(""));
+	out->error_text = clean(STR(""));
+	out->kind = KERNEL_VALUE_NONE;
+	out->value = clean(STR(""));
 }
 
 void result_timeout(struct execution *x)

@@ -24,16 +24,50 @@ struct sandbox *sandbox_find(struct pools *p, const char *sid)
 	return n ? container_of(n, struct sandbox, node) : NULL;
 }
 
-/* A place became free that another pool may be waiting for. */
+static size_t others_starved(const struct pool *pool)
+{
+	size_t count = 0;
+
+	for (struct map_node *n = map_next(&pool->pools->pools, NULL); n;
+	     n = map_next(&pool->pools->pools, n)) {
+		const struct pool *other = container_of(n, struct pool, node);
+
+		count += other != pool && other->starved;
+	}
+	return count;
+}
+
+/*
+ * SECURITY: a flood of new identifiers in one pool must not keep the others from serving: while
+ * others want places too, each has its share of starting_max.
+ */
+static bool may_start(struct pool *pool)
+{
+	size_t most = (size_t)pool->pools->config.starting_max;
+	size_t others;
+
+	if (pool->pools->starting >= most)
+		return false;
+	others = others_starved(pool);
+	return !others || pool->making + pool->making_shells < most / (others + 1) ||
+	       pool->making + pool->making_shells == 0;
+}
+
+/* A place became free that others may be waiting for; who is asked first takes turns. */
 static void feed_starved(struct pools *p)
 {
-	if (!p->starved)
-		return;
-	p->starved = false;
-	for (struct map_node *n = map_next(&p->pools, NULL); n; n = map_next(&p->pools, n)) {
-		struct pool *pool = container_of(n, struct pool, node);
+	size_t first = p->pools.len ? ++p->fed % p->pools.len : 0;
 
-		loop_timer_start(pool->refill, 0);
+	for (int round = 0; round < 2; round++) {
+		size_t i = 0;
+
+		for (struct map_node *n = map_next(&p->pools, NULL); n;
+		     n = map_next(&p->pools, n), i++) {
+			struct pool *pool = container_of(n, struct pool, node);
+
+			if (pool->starved && (i >= first) == (round == 0))
+				loop_timer_start(pool->refill, 0);
+		}
 	}
 }
 
@@ -63,6 +97,7 @@ void sandbox_leave_stock(struct sandbox *sb)
 static void sandbox_free(struct sandbox *sb)
 {
 	pool_unref(sb->pool);
+	network_done(sb);
 	loop_timer_free(sb->retry);
 	free(sb);
 }
@@ -111,6 +146,7 @@ void sandbox_destroy(struct sandbox *sb)
 		return;
 	sandbox_leave_stock(sb);
 	sb->dead = true;
+	network_leave(sb);
 	sb->session = NULL;
 	agent_link_free(sb->link);
 	sb->link = NULL;
@@ -120,8 +156,7 @@ void sandbox_destroy(struct sandbox *sb)
 		sandbox_free(sb);
 }
 
-/* A callback of the backend came back; true if the sandbox was destroyed meanwhile and is freed. */
-static bool call_returned(struct sandbox *sb)
+bool sandbox_call_returned(struct sandbox *sb)
 {
 	sb->calls--;
 	if (!sb->dead)
@@ -131,7 +166,7 @@ static bool call_returned(struct sandbox *sb)
 	return true;
 }
 
-static void make_failed(struct sandbox *sb, const struct err *e)
+void sandbox_make_failed(struct sandbox *sb, const struct err *e)
 {
 	struct pool *pool = sb->pool;
 
@@ -193,7 +228,7 @@ static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent
 
 		err_set(&e, ERR_UNAVAILABLE, "a kernel ended before it was used (%d, %u)",
 			(int)death, code);
-		make_failed(sb, &e);
+		sandbox_make_failed(sb, &e);
 	}
 }
 
@@ -221,7 +256,7 @@ static void on_closed(void *arg, const struct err *e)
 	if (sb->session)
 		session_end(sb->session, e);
 	else
-		make_failed(sb, e);
+		sandbox_make_failed(sb, e);
 }
 
 static const struct agent_link_events link_events = {
@@ -242,6 +277,22 @@ static int connect_link(struct sandbox *sb, struct err *e)
 	return sb->link ? 0 : -1;
 }
 
+static void memory_set(void *arg, const struct err *e)
+{
+	struct sandbox *sb = arg;
+
+	if (!sandbox_call_returned(sb) && sb->session)
+		session_memory_set(sb->session, e);
+}
+
+void sandbox_set_memory(struct sandbox *sb, uint64_t bytes)
+{
+	struct backend *b = sb->pool->pools->config.backend;
+
+	sb->calls++;
+	b->ops->memory(b, sb->sid, bytes, memory_set, sb);
+}
+
 static void kernel_retry(void *arg)
 {
 	struct sandbox *sb = arg;
@@ -254,7 +305,7 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 	struct sandbox *sb = arg;
 
 	sb->starting_kernel = false;
-	if (call_returned(sb)) {
+	if (sandbox_call_returned(sb)) {
 		if (fd >= 0)
 			close(fd);
 		return;
@@ -265,7 +316,7 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 		return;
 	}
 	if (!sb->session) {
-		make_failed(sb, e);
+		sandbox_make_failed(sb, e);
 		return;
 	}
 	restart_later(sb, e);
@@ -327,16 +378,21 @@ static void created(void *arg, const struct err *e)
 	struct sandbox *sb = arg;
 	struct err link = ERR_INIT;
 
-	if (call_returned(sb))
+	if (sandbox_call_returned(sb))
 		return;
 	if (e->code != ERR_NONE) {
-		make_failed(sb, e);
+		sandbox_make_failed(sb, e);
 		return;
 	}
 	if (connect_link(sb, &link) < 0) {
-		make_failed(sb, &link);
+		sandbox_make_failed(sb, &link);
 		return;
 	}
+	network_settle(sb);
+}
+
+void sandbox_networked(struct sandbox *sb)
+{
 	if (sb->want_kernel) {
 		begin_kernel(sb);
 		return;
@@ -358,6 +414,7 @@ static struct sandbox *sandbox_new(struct pool *pool, const char *sid, const cha
 	if (!sb)
 		return NULL;
 	list_init(&sb->list);
+	network_init(sb);
 	sb->pool = pool;
 	if (sid) {
 		memcpy(sb->sid, sid, sizeof(sb->sid));
@@ -392,10 +449,11 @@ static int make_sandbox(struct pool *pool, bool with_kernel)
 			.inodes = spec->inodes,
 			.pids = spec->pids,
 			.cpu_millis = spec->cpu_millis,
-			.open_files = 4096,
+			.open_files = spec->open_files,
 		},
 	};
 
+	sb->memory_bytes = spec->memory_bytes;
 	sb->state = SANDBOX_CREATING;
 	sb->want_kernel = with_kernel;
 	sb->counted = true;
@@ -430,8 +488,12 @@ int sandbox_adopt(struct session *s, const char *sid, const char *image, struct 
 	sb->state = SANDBOX_ALLOCATED;
 	sb->session = s;
 	s->sandbox = sb;
-	if (connect_link(sb, e) == 0)
+	/* The daemon before us may have lowered it for an execution that has ended since. */
+	s->memory_set = MEMORY_UNKNOWN;
+	if (connect_link(sb, e) == 0) {
+		network_adopt(sb);
 		return 0;
+	}
 	s->sandbox = NULL;
 	sandbox_destroy(sb);
 	return -1;
@@ -488,6 +550,7 @@ void pool_refill_now(struct pool *pool)
 	struct pools *p = pool->pools;
 	int64_t now = loop_now_ms();
 
+	pool->starved = false;
 	if (!pool->image_loaded || p->draining)
 		return;
 	if (now < pool->retry_at_ms) {
@@ -500,8 +563,7 @@ void pool_refill_now(struct pool *pool)
 	if (pool->ready_count > target + 1 + target / 4)
 		sandbox_destroy(list_first(&pool->ready, struct sandbox, list));
 	target += pool->waiting_count;
-	while (pool->ready_count + pool->making < target &&
-	       p->starting < (size_t)p->config.starting_max) {
+	while (pool->ready_count + pool->making < target && may_start(pool)) {
 		if (pool->shell_count)
 			promote_shell(pool);
 		else if (make_sandbox(pool, true) < 0)
@@ -511,21 +573,23 @@ void pool_refill_now(struct pool *pool)
 	 * with somebody who waits for a processor. */
 	while (!pool->making && pool->ready_count >= target &&
 	       pool->shell_count + pool->making_shells < (size_t)p->config.shells &&
-	       p->starting < (size_t)p->config.starting_max)
+	       may_start(pool))
 		if (make_sandbox(pool, false) < 0)
 			break;
-	if (pool->ready_count + pool->making < target)
-		p->starved = true;
+	pool->starved = pool->ready_count + pool->making < target;
 	/* Demand fades with time: look again. */
 	loop_timer_start(pool->refill, 1000);
 }
 
 void pool_refill(struct pool *pool)
 {
-	/* People who wait are served in this turn. Otherwise stock is kept up off the request's
-	 * path, also off its processor: the request that took a sandbox is still running. */
-	if (pool->waiting_count)
+	/* People who wait are served in this turn, if nobody else was first. Otherwise stock is
+	 * kept up off the request's path, also off its processor: the request that took a sandbox
+	 * is still running. */
+	if (pool->waiting_count && !others_starved(pool))
 		pool_refill_now(pool);
+	else if (pool->waiting_count)
+		loop_timer_start(pool->refill, 0);
 	else if (pool->ready_count * 2 < pool_ready_target(pool) || pool->making)
 		loop_timer_start(pool->refill, 0);
 	else

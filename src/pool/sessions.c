@@ -160,6 +160,7 @@ void session_bind(struct session *s, struct sandbox *sb)
 	sb->session = s;
 	s->sandbox = sb;
 	s->kernel_idle = true;
+	s->memory_bytes = sb->memory_bytes;
 	pool_note_demand(s->pool);
 	/* The row is written before anything runs: a session that did something
 	 * is never forgotten. */
@@ -348,6 +349,7 @@ void session_kernel_state(struct session *s, enum agent_kernel_state state, enum
 		if (death != AGENT_DEATH_NONE)
 			log_info("session %s: its kernel ended (%s); starting another", s->guid,
 				 deaths[death]);
+		executions_next(s); /* gives the memory back first, if less was left to it */
 		sandbox_restart_kernel(s->sandbox);
 	} else if (s->kernel_idle) {
 		executions_next(s);

@@ -52,7 +52,8 @@ struct backend_ops {
 		      void (*done)(void *arg, const struct jailer_stats *stats,
 				   const struct err *e),
 		      void *arg);
-	/** memory: another limit for a living sandbox; ERR_CONFLICT if it uses more already. */
+	/** memory: a lower limit for a living sandbox, or 0: the one it was made with.
+	 * ERR_CONFLICT if it holds more already, or has a lower limit itself. */
 	void (*memory)(struct backend *b, const char *sid, uint64_t bytes, backend_done_fn done,
 		       void *arg);
 	/** network: connects a sandbox to the outside, or cuts it off; repeating succeeds. */

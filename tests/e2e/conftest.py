@@ -6,6 +6,8 @@ root. One daemon serves the whole run; every module gets a pool of its own, ever
 """
 
 import base64
+import contextlib
+import ctypes
 import http.client
 import itertools
 import json
@@ -59,6 +61,26 @@ def wait_for(condition, timeout=10, what="condition", interval=0.02):
         time.sleep(interval)
 
 
+@contextlib.contextmanager
+def inside(netns):
+    """What this thread opens meanwhile belongs to the named network namespace; None: stays here."""
+    if netns is None:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(file):
+        if libc.setns(file.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), "setns")
+
+    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{netns}") as there:
+        enter(there)
+        try:
+            yield
+        finally:
+            enter(home)
+
+
 class Reply:
     def __init__(self, status, headers, body):
         self.status = status
@@ -100,9 +122,10 @@ def encode_query(query):
 class Client:
     """Requests to one host:port, each on a connection of its own."""
 
-    def __init__(self, address, token):
+    def __init__(self, address, token, netns=None):
         self.address = address
         self.token = token
+        self.netns = netns
 
     def request(self, method, path, body=None, headers=None, token=True, timeout=90):
         sent = {}
@@ -122,6 +145,8 @@ class Client:
             body = body.encode()
         connection = http.client.HTTPConnection(*self.address, timeout=timeout)
         try:
+            with inside(self.netns):
+                connection.connect()
             connection.request(method, path, body=body, headers=sent)
             response = connection.getresponse()
             return Reply(response.status, response.headers, response.read())
@@ -283,7 +308,7 @@ class Pool:
         self.name = name
         self.path = f"{GROUP_ID}/sessionPools/{name}"
         self.arm_path = f"{GROUP_ID}/providers/Microsoft.App/sessionPools/{name}"
-        self.client = Client(daemon.address, daemon.token)
+        self.client = Client(daemon.address, daemon.token, daemon.netns)
 
     def session(self, identifier=None):
         return Session(self, identifier)
@@ -304,7 +329,7 @@ class Pool:
         return self.arm("DELETE").ok()
 
 
-def pool_body(maximum=50, ready=None, cooldown=300, limits=None):
+def pool_body(maximum=50, ready=None, cooldown=300, limits=None, egress=False):
     scale = {"maxConcurrentSessions": maximum}
     if ready is not None:
         scale["readySessionInstances"] = ready
@@ -318,11 +343,20 @@ def pool_body(maximum=50, ready=None, cooldown=300, limits=None):
                 "cooldownPeriodInSeconds": cooldown,
             }
         },
-        "sessionNetworkConfiguration": {"status": "EgressDisabled"},
+        "sessionNetworkConfiguration": {"status": "EgressEnabled" if egress else "EgressDisabled"},
     }
     if limits:
         properties["sessionLimits"] = limits
     return {"location": "local", "properties": properties}
+
+
+def without_cgroups(*words):
+    """A wrapper that runs a command where these v1 controllers, or "all" of cgroups, are not mounted."""
+    if "all" in words:
+        hide = "umount -R -l /sys/fs/cgroup"
+    else:
+        hide = " && ".join(f"umount -l /sys/fs/cgroup/{word}" for word in words)
+    return ["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh"]
 
 
 def descendants(pid):
@@ -351,20 +385,25 @@ def alive(pid):
 
 
 class Daemon:
-    """A bivouacd of its own, in directories of its own."""
+    """A bivouacd of its own, in directories of its own, maybe in a network namespace of its own."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, wrapper=(), netns=None):
+        """wrapper: words of a command that ends by executing its remaining arguments."""
+        self.netns = netns
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bivouac-e2e-"))
         self.dir.chmod(0o755)
         self.state_dir = self.dir / "state"
         self.run_dir = self.dir / "run"
         self.stderr_path = self.dir / "stderr"
         self.options = options
+        self.wrapper = wrapper
         self.process = None
         self.start()
 
     def start(self):
-        command = [BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
+        # Not `ip netns exec`: that hides /sys/fs/cgroup.
+        command = ["nsenter", f"--net=/run/netns/{self.netns}", "--"] if self.netns else []
+        command += [*self.wrapper, BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
         command += ["--state", self.state_dir, "--run-dir", self.run_dir, *self.options]
         # Under AddressSanitizer freed memory is kept for a while; little, so that bounds can be tested.
         asan = "quarantine_size_mb=1:thread_local_quarantine_size_kb=64"
@@ -389,7 +428,7 @@ class Daemon:
         url = urllib.parse.urlsplit(self.base)
         self.address = (url.hostname, url.port)
         self.pid = self.process.pid
-        self.arm = Client(self.address, self.arm_token)
+        self.arm = Client(self.address, self.arm_token, self.netns)
 
     def stderr(self):
         return self.stderr_path.read_text(errors="replace")

@@ -379,7 +379,13 @@ class Daemon:
         if not ready_min + shells <= extra <= ready_max + shells:
             return f"{extra} sandboxes without session; stock is {ready_min}..{ready_max} and {shells} shells"
         inits = {p.pid for p in agents}
-        strays = [p for p in self.processes() if p.uid >= UID_BLOCK_FIRST and p.pid not in inits and p.parent <= 1]
+        strays = [
+            p
+            for p in self.processes()
+            # A witness goes with the last sandbox of its zygote, not with the jailer that started it.
+            if p.uid >= UID_BLOCK_FIRST and p.pid not in inits and p.parent <= 1
+            and not (agents and p.name.startswith("bivouac-witnes"))
+        ]
         if strays:
             return f"processes without sandbox: {strays}"
         if self.new_mounts():

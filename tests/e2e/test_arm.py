@@ -256,10 +256,6 @@ def test_names_in_any_case(new_pool):
             change("properties.customContainerTemplate", {"containers": []}),
             "InvalidSessionPoolConfiguration",
         ),
-        (
-            change("properties.sessionNetworkConfiguration.status", "EgressEnabled"),
-            "InvalidSessionPoolConfiguration",
-        ),
         (change("properties.sessionNetworkConfiguration.status", "Open"), None),
         (change("properties.isolation", "microvm"), "InvalidSessionPoolConfiguration"),
         (change("properties.isolation", "strong"), "InvalidSessionPoolConfiguration"),

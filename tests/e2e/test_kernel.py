@@ -373,7 +373,6 @@ def test_out_of_memory_in_a_child_leaves_the_kernel(make_pool):
         "import os; os.urandom(8).hex()",
         "import secrets; secrets.token_hex()",
         "import os; os.getpid()",
-        "open('/proc/sys/kernel/random/uuid').read()",
     ],
 )
 def test_sessions_differ(new_session, code):
@@ -640,7 +639,7 @@ def test_no_network_of_the_daemon_or_by_name(session, daemon):
         "import urllib.request; urllib.request.urlopen('http://example.com/', timeout=5)"
     )
     assert "URLError" in error["message"]
-    devices = session.value("open('/proc/net/dev').read()")
+    devices = session.value("open('/proc/self/net/dev').read()")
     assert re.findall(r"^ *(\w+):", devices, re.M) == ["lo"]
 
 
@@ -648,7 +647,7 @@ def test_sees_its_own_processes_only(session):
     pids = json.loads(
         session.value("import os; sorted(int(p) for p in os.listdir('/proc') if p.isdigit())")
     )
-    assert pids[0] == 1 and len(pids) <= 3
+    assert 1 not in pids and len(pids) <= 2, "the agent is invisible"
     names = session.value(
         "sorted(open(f'/proc/{p}/comm').read().strip() for p in os.listdir('/proc') if p.isdigit())"
     )

@@ -28,7 +28,7 @@ static void check_accepted(const struct jailer_request *rq)
 	if (rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE)
 		check_name(rq->image, sizeof(rq->image));
 	assert(rq->op != JAILER_NETWORK || rq->network <= 1);
-	if (rq->op == JAILER_MEMORY)
+	if (rq->op == JAILER_MEMORY && l->memory_bytes) /* 0: that of CREATE */
 		assert(l->memory_bytes >= 16u << 20 && l->memory_bytes <= 1ull << 40);
 	if (rq->op != JAILER_CREATE)
 		return;

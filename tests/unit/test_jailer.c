@@ -16,7 +16,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -280,6 +282,23 @@ static void test_request_limits(void **state)
 	}
 }
 
+static void test_request_memory(void **state)
+{
+	static const uint64_t good[] = { 0, 16u << 20, 1ull << 40 };
+	static const uint64_t bad[] = { 1, (16u << 20) - 1, (1ull << 40) + 1, UINT64_MAX };
+	struct jailer_request rq = request(JAILER_MEMORY);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		rq.limits.memory_bytes = good[i];
+		assert_true(ok(&rq));
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		rq.limits.memory_bytes = bad[i];
+		assert_false(ok(&rq));
+	}
+}
+
 /* ---- records ---- */
 
 static char dir[64];
@@ -345,7 +364,9 @@ static void test_records(void **state)
 			    .image = IMAGE,
 			    .slot = RECORD_SLOTS - 1,
 			    .pid = 4711,
-			    .start_time = 18446744073709551615ull };
+			    .start_time = 18446744073709551615ull,
+			    .limits = { 1048576, 1000000 },
+			    .memory_bytes = 1ull << 40 };
 	struct err e = ERR_INIT;
 
 	(void)state;
@@ -359,6 +380,9 @@ static void test_records(void **state)
 	assert_int_equal(s.last.slot, RECORD_SLOTS - 1);
 	assert_int_equal(s.last.pid, 4711);
 	assert_true(s.last.start_time == r.start_time);
+	assert_int_equal(s.last.limits.open_files, 1048576);
+	assert_int_equal(s.last.limits.pids, 1000000);
+	assert_true(s.last.memory_bytes == 1ull << 40);
 	r.slot = 0;
 	assert_int_equal(record_write(dfd, &r, &e), 0); /* replaces */
 	s = read_records();
@@ -376,15 +400,18 @@ static void test_records_corrupt(void **state)
 	static const char *const texts[] = {
 		"",
 		"\n",
-		"1",
-		"1 5 4711 99",        /* no image */
-		"2 5 4711 99 " IMAGE, /* another version */
-		"1 x 4711 99 " IMAGE, /* no number */
-		"1 5 1 99 " IMAGE,    /* init is nobody's sandbox */
-		"1 5 0 99 " IMAGE,
-		"1 5 -4711 99 " IMAGE,    /* kill(-pid) would be a process group */
-		"1 16384 4711 99 " IMAGE, /* RECORD_SLOTS */
-		"1 4294967295 4711 99 " IMAGE,
+		"2",
+		"2 5 4711 99 4096 256 99999999",           /* no image */
+		"2 5 4711 99 " IMAGE,                      /* no limits */
+		"2 5 4711 99 " IMAGE " 4096",              /* not all of them */
+		"1 5 4711 99 " IMAGE " 4096 256 99999999", /* another version */
+		"2 x 4711 99 " IMAGE " 4096 256 99999999", /* no number */
+		"2 5 1 99 " IMAGE " 4096 256 99999999",    /* init is nobody's sandbox */
+		"2 5 0 99 " IMAGE " 4096 256 99999999",
+		"2 5 -4711 99 " IMAGE
+		" 4096 256 99999999", /* kill(-pid) would be a process group */
+		"2 16384 4711 99 " IMAGE " 4096 256 99999999", /* RECORD_SLOTS */
+		"2 4294967295 4711 99 " IMAGE " 4096 256 99999999",
 	};
 	char name[] = SID;
 	struct err e = ERR_INIT;
@@ -482,7 +509,8 @@ static void test_uid_blocks(void **state)
 		assert_int_equal(mkdir(run[i], 0700), 0);
 		assert_int_equal(record_uid_block(blocks, run[i], &uid[i], &e), 0);
 		assert_int_equal(uid[i] % 65536, 0);
-		assert_true(i == 0 || uid[i] - uid[i - 1] == block);
+		/* Blocks whose ids run processes of other daemons are left out. */
+		assert_true(i == 0 || (uid[i] > uid[i - 1] && (uid[i] - uid[i - 1]) % block == 0));
 	}
 	assert_int_equal(record_uid_block(blocks, run[1], &again, &e), 0);
 	assert_int_equal(again, uid[1]);
@@ -538,6 +566,11 @@ static void check_limits(const struct cgroup_layout *l)
 						       ? SID "/kernel/cpu.max"
 						       : SID "/cpu.cfs_quota_us"),
 				 10000); /* half a core of 20 ms */
+	if (at >= 0)
+		assert_int_equal(number_in(at, l->ctrl[CGROUP_CPU].version == 2 ? SID "/cpu.weight"
+										: SID
+						       "/cpu.shares"),
+				 l->ctrl[CGROUP_CPU].version == 2 ? 50 : 512);
 }
 
 static void count_sid(const char *sid, void *arg)
@@ -651,6 +684,104 @@ static void test_cgroups(void **state)
 		assert_int_equal(l.ctrl[c].parent_dfd, -1);
 }
 
+static void remove_sandbox(const struct cgroup_layout *l)
+{
+	struct err e = ERR_INIT;
+	int rc = 1;
+
+	cgroup_kill(l, SID);
+	for (int i = 0; rc == 1 && i < 2000; i++) {
+		rc = cgroup_remove(l, SID, &e);
+		if (rc == 1)
+			usleep(1000);
+	}
+	assert_int_equal(rc, 0);
+}
+
+/* A child in the sandbox's cgroups that holds `size` bytes of written memory. */
+static pid_t holder(const struct cgroup_layout *l, size_t size)
+{
+	int ready[2];
+	char byte;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		int fds[CGROUP_CONTROLLERS];
+		struct err e = ERR_INIT;
+		int count = cgroup_kernel_fds(l, SID, fds, &e);
+
+		for (int i = 0; i < count; i++)
+			if (write(fds[i], "0", 1) != 1)
+				_exit(100);
+		char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			       0);
+
+		if (p == MAP_FAILED)
+			_exit(101);
+		memset(p, 1, size);
+		(void)!write(ready[1], "r", 1);
+		pause();
+		_exit(0);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+static void assert_memory_limit(const struct cgroup_layout *l, unsigned long long want)
+{
+	int at = l->ctrl[CGROUP_MEMORY].parent_dfd;
+
+	if (l->ctrl[CGROUP_MEMORY].version == 2) {
+		assert_int_equal(number_in(at, SID "/memory.max"), want);
+		return;
+	}
+	assert_int_equal(number_in(at, SID "/memory.limit_in_bytes"), want);
+	if (faccessat(at, SID "/memory.memsw.limit_in_bytes", F_OK, 0) == 0)
+		assert_int_equal(number_in(at, SID "/memory.memsw.limit_in_bytes"), want);
+}
+
+/* Lowered, raised, and refused without a trace or a victim when too much is held. */
+static void test_cgroup_set_memory(void **state)
+{
+	const struct jailer_limits limits = { .memory_bytes = 128u << 20, .pids = 8 };
+	struct cgroup_layout l;
+	struct err e = ERR_INIT;
+
+	(void)state;
+	open_instance(&l);
+	assert_int_equal(cgroup_create(&l, SID, &limits, &e), 0);
+	if (l.ctrl[CGROUP_MEMORY].parent_dfd < 0) {
+		assert_int_equal(cgroup_set_memory(&l, SID, 64u << 20, &e), -1);
+		assert_int_equal(e.code, ERR_NOT_SUPPORTED);
+		remove_sandbox(&l);
+		cgroup_close(&l);
+		return;
+	}
+	assert_int_equal(cgroup_set_memory(&l, SID, 32u << 20, &e), 0);
+	assert_memory_limit(&l, 32u << 20);
+	assert_int_equal(cgroup_set_memory(&l, SID, 128u << 20, &e), 0);
+	assert_memory_limit(&l, 128u << 20);
+	pid_t pid = holder(&l, 48u << 20);
+	int status;
+
+	assert_int_equal(cgroup_set_memory(&l, SID, 32u << 20, &e), -1);
+	assert_int_equal(e.code, ERR_CONFLICT);
+	assert_non_null(strstr(e.msg, "32 MiB"));
+	assert_memory_limit(&l, 128u << 20);
+	assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+	assert_int_equal(cgroup_set_memory(&l, SID, 64u << 20, &e), 0);
+	assert_memory_limit(&l, 64u << 20);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	remove_sandbox(&l);
+	assert_int_equal(cgroup_set_memory(&l, SID, 64u << 20, &e), -1);
+	cgroup_close(&l);
+}
+
 /* A member cannot have more processes than pids.max says. */
 static void test_cgroup_pids_enforced(void **state)
 {
@@ -686,16 +817,8 @@ static void test_cgroup_pids_enforced(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	bool limited = l.ctrl[CGROUP_PIDS].parent_dfd >= 0;
 
-	cgroup_kill(&l, SID);
-	int rc = 1;
-
-	for (int i = 0; rc == 1 && i < 2000; i++) {
-		rc = cgroup_remove(&l, SID, &e);
-		if (rc == 1)
-			usleep(1000);
-	}
+	remove_sandbox(&l);
 	cgroup_close(&l);
-	assert_int_equal(rc, 0);
 	assert_true(WIFEXITED(status));
 	if (limited)
 		assert_int_equal(WEXITSTATUS(status), 7);
@@ -716,7 +839,14 @@ static const struct probe {
 	{ "close", SYS_close, { -1 }, ALLOWED },
 	{ "clock_getres", SYS_clock_getres, { 0, 0 }, ALLOWED },
 	{ "openat2", SYS_openat2, { -1, 0, 0, 0 }, ALLOWED },
-	{ "seccomp", SYS_seccomp, { 99 }, ALLOWED },
+	{ "socket tcp", SYS_socket, { AF_INET, SOCK_STREAM, IPPROTO_TCP }, ALLOWED },
+	{ "socket udp", SYS_socket, { AF_INET6, SOCK_DGRAM, IPPROTO_UDP }, ALLOWED },
+	{ "mmap", SYS_mmap, { 0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1 }, ALLOWED },
+	{ "memfd_create", SYS_memfd_create, { 0, MFD_CLOEXEC }, ALLOWED },
+	{ "prctl PR_GET_NAME", SYS_prctl, { PR_GET_NAME, 0 }, ALLOWED },
+	{ "sync", SYS_sync, { 0 }, ALLOWED },
+	{ "syncfs of nothing", SYS_syncfs, { -1 }, ALLOWED },
+	{ "fadvise64 of nothing", SYS_fadvise64, { -1, 0, 0, 4 }, ALLOWED },
 	{ "socket unix", SYS_socket, { AF_UNIX, SOCK_SEQPACKET }, ALLOWED },
 	{ "socket inet", SYS_socket, { AF_INET, SOCK_STREAM | SOCK_CLOEXEC }, ALLOWED },
 	{ "socket inet6", SYS_socket, { AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK }, ALLOWED },
@@ -752,12 +882,44 @@ static const struct probe {
 	  SYS_socket,
 	  { (long)(0x100000000 | AF_NETLINK), SOCK_RAW },
 	  REFUSED },
-	{ "socket inet raw", SYS_socket, { AF_INET, SOCK_RAW, 1 }, ENOSYS },
+	{ "socket inet raw", SYS_socket, { AF_INET, SOCK_RAW, 1 }, EPERM },
+	{ "socket inet6 raw", SYS_socket, { AF_INET6, SOCK_RAW | SOCK_CLOEXEC, 58 }, EPERM },
+	{ "socket sctp", SYS_socket, { AF_INET, SOCK_STREAM, IPPROTO_SCTP }, ENOSYS },
+	{ "socket mptcp", SYS_socket, { AF_INET6, SOCK_STREAM, 262 }, ENOSYS },
+	{ "socket udplite", SYS_socket, { AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE }, ENOSYS },
+	{ "socket icmp", SYS_socket, { AF_INET, SOCK_DGRAM, IPPROTO_ICMP }, ENOSYS },
+	{ "socket dccp", SYS_socket, { AF_INET, SOCK_DCCP, 0 }, ENOSYS },
+	{ "seccomp", SYS_seccomp, { 99 }, EPERM },
+	{ "prctl PR_SET_SECCOMP", SYS_prctl, { PR_SET_SECCOMP, 2 }, ENOSYS },
+	{ "prctl PR_SET_MM", SYS_prctl, { PR_SET_MM, 1 }, ENOSYS },
+	{ "prctl PR_SCHED_CORE", SYS_prctl, { 62, 0 }, ENOSYS },
+	{ "mmap of huge pages",
+	  SYS_mmap,
+	  { 0, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1 },
+	  ENOMEM },
+	{ "memfd of huge pages", SYS_memfd_create, { 0, MFD_HUGETLB }, ENOMEM },
+	{ "fcntl F_NOTIFY", SYS_fcntl, { -1, F_NOTIFY, 1 }, EPERM },
+	{ "fcntl F_NOTIFY in 64 bits",
+	  SYS_fcntl,
+	  { -1, (long)(0x100000000 | F_NOTIFY), 1 },
+	  REFUSED },
+	{ "fcntl F_SETLEASE", SYS_fcntl, { -1, F_SETLEASE, F_WRLCK }, ENOSYS },
+	{ "fcntl F_GETFD", SYS_fcntl, { -1, F_GETFD }, ALLOWED },
+	{ "fsync of nothing", SYS_fsync, { -1 }, ALLOWED },
+	{ "setpriority of the agent", SYS_setpriority, { PRIO_PROCESS, 1, 19 }, EPERM },
+	{ "setpriority of the user", SYS_setpriority, { PRIO_USER, 0, 19 }, EPERM },
+	{ "setpriority of oneself", SYS_setpriority, { PRIO_PROCESS, 0, 1 }, ALLOWED },
+	{ "splice", SYS_splice, { -1 }, ENOSYS },
+	{ "mbind", SYS_mbind, { 0 }, ENOSYS },
+	{ "mq_open", SYS_mq_open, { 0 }, ENOSYS },
+	{ "msgget", SYS_msgget, { 0 }, ENOSYS },
+	{ "memfd_secret", 447, { 0 }, ENOSYS },
 	{ "socket of an unknown family", SYS_socket, { 200, SOCK_STREAM }, ENOSYS },
 	{ "socketpair inet", SYS_socketpair, { AF_INET, SOCK_STREAM }, ENOSYS },
 	{ "clone3", SYS_clone3, { 0, sizeof(struct clone_args) }, ENOSYS },
-	{ "clone of a user namespace", SYS_clone, { CLONE_NEWUSER | SIGCHLD }, ENOSYS },
-	{ "clone of a mount namespace", SYS_clone, { CLONE_NEWNS | SIGCHLD }, ENOSYS },
+	{ "clone of a user namespace", SYS_clone, { CLONE_NEWUSER | SIGCHLD }, EPERM },
+	{ "clone of a mount namespace", SYS_clone, { CLONE_NEWNS | SIGCHLD }, EPERM },
+	{ "clone of two namespaces", SYS_clone, { CLONE_NEWNET | CLONE_NEWPID | SIGCHLD }, EPERM },
 	{ "io_uring_setup", 425, { 1 }, ENOSYS },
 	{ "io_uring_enter", 426, { -1 }, ENOSYS },
 	{ "prlimit64 of others", SYS_prlimit64, { 1, RLIMIT_NOFILE }, ENOSYS },
@@ -772,7 +934,8 @@ static void probe_all(int filter_fd, int *results)
 {
 	struct err e = ERR_INIT;
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || confine_install_filter(filter_fd, &e) < 0)
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    confine_install_filter(filter_fd, NULL, &e) < 0)
 		_exit(1);
 	for (size_t i = 0; i < ARRAY_LEN(probes); i++) {
 		const long *a = probes[i].arg;
@@ -840,7 +1003,7 @@ static void test_seccomp_fork(void **state)
 
 	if (pid == 0) {
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-		if (confine_install_filter(fd, &e) < 0)
+		if (confine_install_filter(fd, NULL, &e) < 0)
 			_exit(1);
 		long child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 
@@ -873,7 +1036,7 @@ static void test_seccomp_other_arch(void **state)
 
 		prctl(PR_SET_DUMPABLE, 0);
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-		if (confine_install_filter(fd, &e) < 0)
+		if (confine_install_filter(fd, NULL, &e) < 0)
 			_exit(1);
 		__asm__ volatile("int $0x80" : "+a"(rc) : : "memory", "r8", "r9", "r10", "r11");
 		_exit(0);
@@ -895,10 +1058,10 @@ static void test_filter_file(void **state)
 	OWNED_FD int fd = memfd_create("filter", MFD_CLOEXEC);
 
 	(void)state;
-	assert_int_equal(confine_install_filter(-1, &e), -1);
-	assert_int_equal(confine_install_filter(fd, &e), -1); /* empty */
+	assert_int_equal(confine_install_filter(-1, NULL, &e), -1);
+	assert_int_equal(confine_install_filter(fd, NULL, &e), -1); /* empty */
 	assert_int_equal(write(fd, "123456789", 9), 9);
-	assert_int_equal(confine_install_filter(fd, &e), -1); /* no whole number of steps */
+	assert_int_equal(confine_install_filter(fd, NULL, &e), -1); /* no whole number of steps */
 	assert_int_equal(e.code, ERR_INTERNAL);
 }
 
@@ -910,6 +1073,7 @@ int main(void)
 		cmocka_unit_test(test_dispatch),
 		cmocka_unit_test(test_list),
 		cmocka_unit_test(test_request_limits),
+		cmocka_unit_test(test_request_memory),
 		cmocka_unit_test_setup_teardown(test_records, setup_dir, teardown_dir),
 		cmocka_unit_test_setup_teardown(test_records_corrupt, setup_dir, teardown_dir),
 		cmocka_unit_test_setup_teardown(test_records_leftovers, setup_dir, teardown_dir),
@@ -917,6 +1081,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_uid_blocks, setup_dir, teardown_dir),
 		cmocka_unit_test(test_cgroups),
 		cmocka_unit_test(test_cgroup_pids_enforced),
+		cmocka_unit_test(test_cgroup_set_memory),
 		cmocka_unit_test(test_seccomp),
 		cmocka_unit_test(test_seccomp_fork),
 #if defined(__x86_64__)

@@ -113,6 +113,13 @@ static void test_ranges(void **state)
 		{ "list-max", "1", "100000", "0", "100001" },
 		{ "executions-kept", "1", "10000", "0", "10001" },
 		{ "idle-timeout", "1", "86400", "0", "86401" },
+		{ "head-timeout", "1", "3600", "0", "3601" },
+		{ "body-rate-min", "0", "1073741824", NULL, "1073741825" },
+		{ "requests-per-connection", "1", "1000000000", "0", "1000000001" },
+		{ "egress-connections", "1", "65536", "0", "65537" },
+		{ "egress-rate", "1", "10000", "0", "10001" },
+		{ "egress-bandwidth", "65536", "4000000000", "65535", "4000000001" },
+		{ "egress-log-max", "0", "1099511627776", NULL, "1099511627777" },
 	};
 	static const char *const wrong[] = { "",   "-1",   "+5",  "5 ",
 					     "5k", "0x10", "1e3", "99999999999999999999999" };

@@ -14,8 +14,10 @@
 	" bytes shown; raise outputStreamsMaxLength to see more]\n"
 #define RESTARTED "the kernel was restarted: variables are lost, files are kept"
 
-static struct pool pool = { .spec = { .memory_bytes = 512u << 20 } };
-static struct session session = { .pool = &pool };
+#define FILES "Files in /mnt/data, /tmp, /dev/shm and the home directory count as memory."
+
+static struct pool pool;
+static struct session session = { .pool = &pool, .memory_bytes = 512u << 20 };
 static struct execution x;
 
 static int setup(void **state)
@@ -148,13 +150,35 @@ static void test_endings(void **state)
 	check_ending(AGENT_RESULT_CANCELED, "line\n", "", "line\nExecution canceled");
 	check_ending(AGENT_RESULT_OOM, "", "",
 		     "Execution aborted: the session reached its memory limit of 512 MiB "
-		     "and " RESTARTED ".");
+		     "(sessionLimits.memory) and " RESTARTED ". " FILES);
+	x.memory_bytes = 100u << 20;
+	check_ending(AGENT_RESULT_OOM, "", "",
+		     "Execution aborted: it reached its memory limit of 100 MiB (maxMemory) "
+		     "and " RESTARTED ". " FILES);
+	x.memory_bytes = 513u << 20; /* the session's own was the lower one */
+	check_ending(AGENT_RESULT_OOM, "", "",
+		     "Execution aborted: the session reached its memory limit of 512 MiB "
+		     "(sessionLimits.memory) and " RESTARTED ". " FILES);
+	x.memory_bytes = 0;
+	x.session->memory_bytes = 0; /* of a daemon before us, under another document perhaps */
+	check_ending(AGENT_RESULT_OOM, "", "",
+		     "Execution aborted: the session reached its memory limit "
+		     "(sessionLimits.memory) and " RESTARTED ". " FILES);
+	x.session->memory_bytes = 512u << 20;
 	check_ending(
 		AGENT_RESULT_KERNEL_DIED, "", "signal 11 (Segmentation fault)",
 		"Execution aborted: the kernel died (signal 11 (Segmentation fault)); " RESTARTED
 		".");
 	check_ending(AGENT_RESULT_KERNEL_DIED, "", "%s%n\xff",
 		     "Execution aborted: the kernel died (%s%n\xef\xbf\xbd); " RESTARTED ".");
+	struct err why = ERR_INIT;
+
+	err_set(&why, ERR_CONFLICT, "too much");
+	result_done(&x.result);
+	result_not_started(&x, &why);
+	assert_int_equal(x.result.status, AGENT_RESULT_OOM);
+	assert_string_equal(x.result.err.ptr, "Execution not started: too much");
+	assert_string_equal(x.result.out.ptr, "");
 	struct agent_result r = { .status = AGENT_RESULT_ERROR,
 				  .err = STR("noise"),
 				  .error_name = STR("ValueError"),

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 #include <stdio.h>
+#include <sys/resource.h>
 
 #define SUB      "/subscriptions/00000000-0000-0000-0000-000000000000"
 #define GROUP    SUB "/resourceGroups/RG-one"
@@ -29,6 +30,14 @@ static struct http_server *server;
 static struct fake_reply last;
 static struct identity_caller caller = { .oid = "o", .name = "ada@example.org" };
 static char changes[1024];
+static char unenforced[32];
+
+static const char *egress_off_text;
+
+static const char *egress_off(void)
+{
+	return egress_off_text;
+}
 
 static void on_change(const char *key, bool deleted, void *arg)
 {
@@ -70,14 +79,16 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(dir));
 	if (store_open(dir, &store, &e) < 0)
 		fail_msg("%s", e.msg);
-	struct arm_config config = { store, "00000000-0000-0000-0000-000000000000", "local",
-				     "My Place" };
+	struct arm_config config = { store,      "00000000-0000-0000-0000-000000000000",
+				     "local",    "My Place",
+				     unenforced, egress_off };
 
 	assert_int_equal(arm_new(&config, &arm, &e), 0);
 	server = fake_server_new();
 	if (arm_routes(arm, server, &e) < 0)
 		fail_msg("%s", e.msg);
 	changes[0] = '\0';
+	egress_off_text = NULL;
 	arm_on_change(arm, "microsoft.app/sessionpools", on_change, NULL);
 	assert_call(201, "PUT", SUB "/resourcegroups/RG-one" ANY, "{\"location\":\"local\"}");
 	return 0;
@@ -173,6 +184,7 @@ static void test_create(void **state)
 	assert_true(s.tmp_bytes == 256ull << 20);
 	assert_int_equal(s.inodes, 65536);
 	assert_int_equal(s.pids, 256);
+	assert_int_equal(s.open_files, 4096);
 	assert_int_equal(s.output_max, 4096);
 	assert_int_equal(s.timeout_default_ms, 1800000);
 	assert_int_equal(s.timeout_max_ms, 1800000);
@@ -265,6 +277,7 @@ static void test_limits(void **state)
 		{ LIMIT("tmpSize"), { "1048576", "1099511627776" }, { "1048575", "\"x\"" } },
 		{ LIMIT("inodes"), { "64", "\"16777216\"" }, { "63", "16777217" } },
 		{ LIMIT("pids"), { "8", "32768" }, { "7", "32769" } },
+		{ LIMIT("openFiles"), { "64", "\"1024\"" }, { "63", "1048577" } },
 		{ LIMIT("cpu"), { "0.05", "256" }, { "\"0.049\"", "256.1" } },
 		{ LIMIT("outputStreamsMaxLength"), { "1", "1048576" }, { "0", "1048577" } },
 		{ LIMIT("maxTimeoutInSeconds"), { "1", "86400" }, { "0", "86401" } },
@@ -309,6 +322,45 @@ static void test_limits(void **state)
 	assert_int_equal(load().timeout_default_ms, 30000);
 }
 
+/* Not more than the host gives, whatever the table allows. */
+static void test_open_files_of_host(void **state)
+{
+	struct rlimit host;
+	char value[24];
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &host), 0);
+	if (host.rlim_max > 1048575)
+		host.rlim_max = 1048575;
+	struct rlimit lower = { host.rlim_max - 1, host.rlim_max - 1 };
+
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &lower), 0);
+	snprintf(value, sizeof(value), "%llu", (unsigned long long)host.rlim_max - 1);
+	assert_int_equal(put_with("\"sessionLimits\":{\"openFiles\":%s}", value), 200);
+	assert_int_equal(load().open_files, host.rlim_max - 1);
+	snprintf(value, sizeof(value), "%llu", (unsigned long long)host.rlim_max);
+	assert_int_equal(put_with("\"sessionLimits\":{\"openFiles\":%s}", value), 400);
+	snprintf(value, sizeof(value), "<= %llu,", (unsigned long long)host.rlim_max - 1);
+	assert_has(body(), value);
+	assert_has(body(), "'sessionLimits.openFiles'");
+}
+
+static void test_unenforced(void **state)
+{
+	(void)state;
+	assert_int_equal(put_with("\"sessionLimits\":{}"), 200);
+	assert_null(strstr(body(), "unenforced"));
+	snprintf(unenforced, sizeof(unenforced), "pids cpu");
+	assert_call(200, "GET", POOL NEW, NULL);
+	assert_has(body(), "\"unenforced\":[\"pids\",\"cpu\"]");
+	/* Read only: what a client sends back is nothing to keep. */
+	assert_int_equal(put_with("\"unenforced\":[\"landlock\"]"), 200);
+	assert_has(body(), "\"unenforced\":[\"pids\",\"cpu\"]");
+	unenforced[0] = '\0';
+	assert_call(200, "GET", POOL NEW, NULL);
+	assert_null(strstr(body(), "unenforced"));
+}
+
 static void test_refusals(void **state)
 {
 	static const struct {
@@ -332,12 +384,6 @@ static void test_refusals(void **state)
 		{ "\"isolation\":\"MicroVM\"", "Isolation microvm is not available" },
 		{ "\"isolation\":\"cage\"", "Valid values are: auto, process, oci, microvm" },
 		{ "\"minimumIsolation\":\"microvm\"", "'minimumIsolation'" },
-		{ "\"sessionNetworkConfiguration\":{\"status\":\"EgressEnabled\"}",
-		  "InvalidSessionPoolConfiguration: "
-		  "Unexpected "
-		  "value: "
-		  "'sessionNetworkConfiguration"
-		  ".status'" },
 		{ "\"sessionNetworkConfiguration\":{\"status\":\"Maybe\"}", "Valid values are: "
 									    "EgressEnabled, "
 									    "EgressDisabled" },
@@ -456,6 +502,42 @@ static void test_update(void **state)
 	assert_int_equal(call("DELETE", POOL NEW, "If-Match: *\n", NULL), 200);
 	assert_int_equal(call("PUT", POOL NEW, "If-Match: *\n", "{\"location\":\"local\"}"), 412);
 	assert_int_equal(call("DELETE", POOL NEW, NULL, NULL), 204);
+}
+
+static void test_egress(void **state)
+{
+	static const char enabled[] =
+		"{\"properties\":{\"sessionNetworkConfiguration\":{\"Status\":\"egressENABLED\"}}}";
+	static const char disabled[] =
+		"{\"properties\":{\"sessionNetworkConfiguration\":{\"status\":\"egressdisabled\"}}}";
+
+	(void)state;
+	assert_call(200, "PUT", POOL NEW, "{\"location\":\"local\"}");
+	assert_has(body(), "{\"status\":\"EgressDisabled\"}");
+	assert_false(load().egress);
+	assert_call(200, "PATCH", POOL NEW, enabled);
+	assert_has(body(), "{\"status\":\"EgressEnabled\"}");
+	assert_true(load().egress);
+	/* What is not said stays. */
+	assert_call(200, "PATCH", POOL NEW, "{\"tags\":{\"a\":\"b\"}}");
+	assert_true(load().egress);
+	assert_call(200, "PATCH", POOL NEW, disabled);
+	assert_false(load().egress);
+	/* Where it is not offered, the reason is told and the pool stays as it is. */
+	egress_off_text = "nft is not installed; apt install nftables";
+	changes[0] = '\0';
+	assert_call(400, "PATCH", POOL NEW, enabled);
+	assert_has(body(), "InvalidSessionPoolConfiguration");
+	assert_has(body(),
+		   "'sessionNetworkConfiguration.status'. 'EgressEnabled is not available "
+		   "on this machine: nft is not installed; apt install nftables.' Or choose "
+		   "EgressDisabled.");
+	assert_int_equal(
+		put_with("%s", "\"sessionNetworkConfiguration\":{\"status\":\"EgressEnabled\"}"),
+		400);
+	assert_string_equal(changes, "");
+	assert_false(load().egress);
+	assert_call(200, "PATCH", POOL NEW, disabled);
 }
 
 static void test_api_version(void **state)
@@ -651,8 +733,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_create, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_forms, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_open_files_of_host, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unenforced, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_update, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_egress, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_api_version, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lists, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_groups, setup, teardown),

@@ -44,6 +44,7 @@ static void check_limits(void)
 	expect_text(TREE "/" SID "/pids.max", "12");
 	expect_text(TREE "/" SID "/kernel/cpu.max", "2000 20000");
 	expect_text(TREE "/" SID "/agent/cpu.max", "max 100000");
+	expect_text(TREE "/" SID "/cpu.weight", "10");
 	/* Debian's kernel accounts swap. */
 	expect_text(TREE "/" SID "/memory.swap.max", "0");
 	remove_sandbox(SID);
@@ -146,6 +147,34 @@ static void check_pids(void)
 	expect_killed(agent);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
+	remove_sandbox(SID);
+}
+
+static void check_set_memory(void)
+{
+	struct err e = ERR_INIT;
+	int status = 0;
+
+	create(SID);
+	OWNED_FD int oom_fd = cgroup_oom_fd(&layout, SID);
+	pid_t kernel = start_kernel(SID, hog_half);
+
+	waitpid(kernel, &status, WUNTRACED);
+	EXPECT(cgroup_set_memory(&layout, SID, MEMORY / 2, &e) < 0 && e.code == ERR_CONFLICT,
+	       "less than it holds: %s", e.msg);
+	expect_text(TREE "/" SID "/memory.max", "25165824");
+	EXPECT(is_alive(kernel) && oom_kills(oom_fd) == 0, "a refused limit killed");
+	EXPECT(cgroup_set_memory(&layout, SID, 2 * MEMORY, &e) == 0, "raise: %s", e.msg);
+	expect_text(TREE "/" SID "/memory.max", "50331648");
+	pid_t second = start_kernel(SID, hog_half);
+
+	EXPECT(waitpid(second, &status, WUNTRACED) == second && WIFSTOPPED(status),
+	       "the raised limit does not hold two: %#x", (unsigned)status);
+	end(second);
+	EXPECT(cgroup_set_memory(&layout, SID, MEMORY, &e) == 0, "lower again: %s", e.msg);
+	expect_text(TREE "/" SID "/memory.max", "25165824");
+	expect_killed(start_kernel(SID, hog_all));
+	end(kernel);
 	remove_sandbox(SID);
 }
 
@@ -379,6 +408,7 @@ static const struct tap_check checks[] = {
 	{ "v2", "agent and kernel join their leaves", check_join },
 	{ "v2", "out of memory kills inside only", check_oom },
 	{ "v2", "memory of agent and kernel is one sum", check_oom_sum },
+	{ "v2", "memory limit is raised and lowered", check_set_memory },
 	{ "v2", "process limit holds exactly", check_pids },
 	{ "v2", "quota throttles the kernel only", check_quota },
 	{ "v2", "statistics", check_stats },

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http/internal.h"
+
+#include "base/clock.h"
+
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+/*
+ * Open connections: who may be cut for a newcomer, who takes too long, and who has left unseen.
+ *
+ * SECURITY: a connection costs a descriptor, a few pages and one of connections_max places, and
+ * anybody may open one. So a place is only safe while an authorized request is being served on it:
+ * the others leave, longest wait first, when somebody new is at the door; first those who never had
+ * an authorized request (whatever part of a head they have sent), then idle ones who had.
+ */
+
+#define PEER_CHECK_MS 1000
+#define PEERS_AT_ONCE 256
+
+/* ---- places ---- */
+
+static bool is_full(const struct http_server *s)
+{
+	return s->peer_count >= s->config.connections_max;
+}
+
+static void watch_door(struct http_server *s, bool on)
+{
+	if (s->door && s->door_watched != on) {
+		s->door_watched = on;
+		loop_watch_set(s->door, on ? LOOP_READ : 0);
+	}
+}
+
+static void take_seat(struct http_server *s, struct peer *p)
+{
+	list_remove(&p->seat);
+	list_add_tail(p->known ? &s->regulars : &s->strangers, &p->seat);
+	p->since_ms = clock_mono_ms();
+	if (is_full(s))
+		watch_door(s, true);
+}
+
+static void cut(struct peer *p)
+{
+	list_remove(&p->seat);
+	p->cut = true;
+	if (p->rq)
+		request_kill(p->rq);
+	else
+		shutdown(p->fd, SHUT_RDWR); /* MHD meets the end of file and closes */
+}
+
+static bool make_room(struct http_server *s)
+{
+	struct list *from = list_empty(&s->strangers) ? &s->regulars : &s->strangers;
+
+	if (list_empty(from))
+		return false;
+	cut(list_first(from, struct peer, seat));
+	return true;
+}
+
+/* Somebody waits to be accepted while all places are taken. */
+static void on_door(void *arg, int events)
+{
+	struct http_server *s = arg;
+
+	(void)events;
+	/* One at a time: the next newcomer, or the next check, looks again. With authorized
+	 * requests on all places, who waits at the door goes on waiting. */
+	watch_door(s, false);
+	if (is_full(s) && make_room(s))
+		server_pump(s);
+}
+
+/*
+ * MHD stops accepting when descriptors run out, until a connection closes, and does not say so. Who
+ * waits from one check to the next is not being accepted.
+ */
+static void check_door(struct http_server *s)
+{
+	struct pollfd door = { .fd = s->listen_fd, .events = POLLIN };
+	bool waits = poll(&door, 1, 0) > 0;
+
+	if (waits && s->door_waits && s->accepted == s->accepted_before)
+		make_room(s);
+	s->door_waits = waits;
+	s->accepted_before = s->accepted;
+}
+
+/* ---- peers that have closed ---- */
+
+/*
+ * MHD 0.9.75 polls edge-triggered and takes a short read for "nothing more to read". Where the last
+ * bytes and the end of file came before that read, no further edge tells of the end, and a client
+ * that left in the middle of a request would keep its connection until the idle timeout. So a slow
+ * timer looks for ends of file nobody has read; shutdown() of the receiving side, which is shut
+ * down by then, changes nothing but makes another edge.
+ */
+
+/*
+ * A complete request is left alone: its client may have closed its half and wait for the answer,
+ * which MHD drops when it reads the end of file. A suspended connection is read when it is resumed.
+ */
+static bool peer_is_read(const struct peer *p)
+{
+	const struct http_request *rq = p->rq;
+
+	if (!rq)
+		return true;
+	return !rq->body_done && !rq->suspended && !rq->queued && (!rq->early || rq->early->done);
+}
+
+static void wake_closed(struct pollfd *fds, nfds_t count)
+{
+	if (poll(fds, count, 0) <= 0)
+		return;
+	for (nfds_t i = 0; i < count; i++)
+		if (fds[i].revents & POLLRDHUP)
+			shutdown(fds[i].fd, SHUT_RD);
+}
+
+/* ---- peers that take too long ---- */
+
+/* MHD does not say when a head begins, only when its first line is in; TCP knows when bytes came.
+ */
+static bool head_has_begun(const struct peer *p, int64_t now)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(p->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
+	    len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
+		return false;
+	if (!p->requests)
+		return info.tcpi_bytes_received > 0;
+	/* Since the request before; both clocks are coarse. */
+	return info.tcpi_last_data_recv + 100 < now - p->since_ms;
+}
+
+/* Nothing of an answer has been sent yet, so it can be written past MHD. */
+static void refuse_head(struct http_server *s, struct peer *p)
+{
+	struct err e = ERR_INIT;
+	char body[ERR_MSG_MAX + 100];
+	char text[ERR_MSG_MAX + 400];
+	char id[UUID_TEXT_SIZE];
+
+	server_make_id(s, id);
+	err_set(&e, ERR_TIMEOUT, "the request's headers were not complete within %u seconds",
+		s->config.head_timeout_s);
+	int length = snprintf(body, sizeof(body),
+			      "{\"error\":{\"code\":\"%s\",\"message\":\"%s\",\"traceId\":\"%s\"}}",
+			      err_api_code(e.code), e.msg, p->rq ? p->rq->id : id);
+	int n = snprintf(text, sizeof(text),
+			 "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+			 "Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
+			 "x-ms-request-id: %s\r\nx-ms-error-code: %s\r\n\r\n%s",
+			 length, p->rq ? p->rq->id : id, err_api_code(e.code), body);
+
+	send(p->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (p->rq)
+		p->rq->status = 408;
+	cut(p);
+}
+
+static void check_head(struct http_server *s, struct peer *p, int64_t now)
+{
+	if (!p->head_ms && !p->rq && now - p->since_ms >= PEER_CHECK_MS && head_has_begun(p, now))
+		p->head_ms = now - PEER_CHECK_MS;
+	if (p->head_ms && now - p->head_ms > (int64_t)s->config.head_timeout_s * 1000)
+		refuse_head(s, p);
+}
+
+static void check_body(struct http_server *s, struct peer *p, int64_t now)
+{
+	struct http_request *rq = p->rq;
+	const int64_t window_ms = (int64_t)s->config.body_window_s * 1000;
+
+	if (rq->body_done || rq->queued || rq->early)
+		return;
+	if (rq->suspended) {
+		peer_body_window(rq); /* it is we who do not read */
+		return;
+	}
+	if (now - p->window_ms < window_ms)
+		return;
+	if (rq->received - p->window_received >= s->config.body_rate_min * s->config.body_window_s)
+		peer_body_window(rq);
+	else
+		request_too_slow(rq);
+}
+
+static void on_peer_timer(void *arg)
+{
+	struct http_server *s = arg;
+	struct pollfd fds[PEERS_AT_ONCE];
+	nfds_t count = 0;
+	int64_t now = clock_mono_ms();
+
+	s->peer_timer_armed = !list_empty(&s->peers);
+	if (!s->peer_timer_armed)
+		return;
+	list_each(&s->peers, struct peer, node, p) {
+		if (p->cut)
+			continue;
+		if (!p->rq || !p->rq->framed)
+			check_head(s, p, now);
+		else
+			check_body(s, p, now);
+		if (p->cut || !peer_is_read(p))
+			continue;
+		fds[count++] = (struct pollfd){ .fd = p->fd, .events = POLLRDHUP };
+		if (count == PEERS_AT_ONCE) {
+			wake_closed(fds, count);
+			count = 0;
+		}
+	}
+	wake_closed(fds, count);
+	check_door(s);
+	watch_door(s, is_full(s));
+	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
+}
+
+/* ---- life of a connection ---- */
+
+int peers_start(struct http_server *s, int listen_fd, struct err *e)
+{
+	s->listen_fd = listen_fd;
+	s->peer_timer = loop_timer_new(on_peer_timer, s);
+	s->door = loop_watch_new(listen_fd, on_door, s);
+	return s->peer_timer && s->door ? 0 : err_set(e, ERR_NOMEM, "out of memory");
+}
+
+void peers_stop(struct http_server *s)
+{
+	loop_timer_free(s->peer_timer);
+	loop_watch_free(s->door);
+	s->peer_timer = NULL;
+	s->door = NULL;
+}
+
+struct peer *peer_new(struct http_server *s, int fd)
+{
+	struct peer *p = calloc(1, sizeof(*p));
+
+	/* Without memory for it, it is a connection nobody looks after. */
+	if (!p)
+		return NULL;
+	p->fd = fd;
+	list_init(&p->seat);
+	list_add_tail(&s->peers, &p->node);
+	s->accepted++;
+	s->peer_count++;
+	take_seat(s, p);
+	if (!s->peer_timer_armed && s->peer_timer) {
+		s->peer_timer_armed = true;
+		loop_timer_start(s->peer_timer, PEER_CHECK_MS);
+	}
+	return p;
+}
+
+void peer_free(struct http_server *s, struct peer *p)
+{
+	if (!p)
+		return;
+	list_remove(&p->node);
+	list_remove(&p->seat);
+	/* MHD accepts again, but only when it is run again. */
+	if (is_full(s) && s->in_run)
+		s->rerun = true;
+	s->peer_count--;
+	watch_door(s, false);
+	free(p);
+}
+
+void peer_begins(struct http_request *rq)
+{
+	struct peer *p = rq->peer;
+
+	if (!p)
+		return;
+	p->rq = rq;
+	p->requests++;
+	if (!p->head_ms)
+		p->head_ms = clock_mono_ms();
+}
+
+void peer_head_done(struct http_request *rq, bool authorized)
+{
+	struct peer *p = rq->peer;
+
+	if (!p)
+		return;
+	p->head_ms = 0;
+	peer_body_window(rq);
+	/* SECURITY: who shows no token is served as long as there is room. */
+	if (authorized) {
+		p->known = true;
+		list_remove(&p->seat);
+	}
+}
+
+void peer_body_window(struct http_request *rq)
+{
+	struct peer *p = rq->peer;
+
+	if (!p)
+		return;
+	p->window_ms = clock_mono_ms();
+	p->window_received = rq->received;
+}
+
+void peer_ends(struct http_request *rq)
+{
+	struct peer *p = rq->peer;
+
+	if (!p)
+		return;
+	p->rq = NULL;
+	p->head_ms = 0;
+	if (!p->cut)
+		take_seat(rq->server, p);
+}
+
+bool peer_last_request(const struct http_request *rq)
+{
+	return rq->peer && rq->peer->requests >= rq->server->config.requests_max;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pool/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Between the question and the answer the session, the sandbox and the execution may all go: they
+ * are found again by name. */
+struct question {
+	struct pools *pools;
+	char sid[JAILER_SID_SIZE];
+	uint64_t op;
+};
+
+static void answered(void *arg, const char *const *names, size_t count, const struct err *e)
+{
+	struct question *q = arg;
+	struct sandbox *sb = sandbox_find(q->pools, q->sid);
+	struct session *s = sb ? sb->session : NULL;
+	uint64_t op = q->op;
+
+	free(q);
+	if (!s || !s->current || s->current->op != op || !s->current->asking)
+		return;
+	if (e->code == ERR_NONE && count)
+		result_add_refused(s->current, names, count);
+	execution_settled(s);
+}
+
+/*
+ * Only what failed, or wrote to stderr as programs do that carry on after a refusal, is worth the
+ * question: everything else is answered without it.
+ */
+bool refusals_ask(struct session *s, const struct agent_result *r)
+{
+	struct pools *p = s->pool->pools;
+	struct question *q;
+
+	if (r->status == AGENT_RESULT_OK && !r->err.len && !r->stderr_dropped)
+		return false;
+	q = calloc(1, sizeof(*q));
+	if (!q)
+		return false;
+	q->pools = p;
+	memcpy(q->sid, s->sandbox->sid, sizeof(q->sid));
+	q->op = s->current->op;
+	s->current->asking = true;
+	p->config.backend->ops->refused(p->config.backend, q->sid, s->current->started_ns, answered,
+					q);
+	return true;
+}

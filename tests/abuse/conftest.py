@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the attack suite: those of the end-to-end tests, and witnesses that watch the host."""
+
+import os
+
+import pytest
+
+from abuse.attack import CANARY, CANARY_NAME, DISASTER, e2e, kernel_log
+
+make_pool = e2e.make_pool
+new_session = e2e.new_session
+pool = e2e.pool
+session = e2e.session
+
+
+@pytest.fixture(scope="session")
+def daemon():
+    """A daemon with a secret in its environment, which no session may ever see."""
+    if os.geteuid() != 0:
+        pytest.skip("bivouacd must be started as root")
+    if not (e2e.BIN_DIR / "bivouacd").exists():
+        pytest.skip(f"no bivouacd in {e2e.BIN_DIR}; build it or set BIVOUAC_BIN_DIR")
+    os.environ[CANARY_NAME] = CANARY
+    d = e2e.Daemon()
+    del os.environ[CANARY_NAME]
+    yield d
+    d.stop()
+    d.remove()
+
+
+@pytest.fixture(scope="module")
+def neighbour(pool):
+    """Another tenant's session."""
+    s = pool.session()
+    s.run("secret = 'of the neighbour'\nopen('kept.txt', 'w').write(secret);")
+    yield s
+    s.delete()
+
+
+@pytest.fixture(autouse=True)
+def _witnesses(request, daemon):
+    """After every attack: the daemon runs, a neighbour's data is whole, the kernel has no complaint."""
+    seen = len(kernel_log())
+    witness = request.getfixturevalue("neighbour") if "pool" in request.fixturenames else None
+    yield
+    assert e2e.alive(daemon.pid), daemon.stderr()
+    if witness:
+        assert witness.value("secret") == "of the neighbour"
+        assert witness.download("kept.txt").ok().body == b"of the neighbour"
+    log = kernel_log()
+    # The log is a ring: what is new cannot be told apart once it turned over.
+    fresh = log[seen:] if len(log) >= seen else log
+    complaints = [line for line in fresh if DISASTER.search(line)]
+    assert not complaints, complaints

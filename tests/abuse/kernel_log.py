@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host kernel's log from a moment on: what a healthy kernel never says."""
+
+import errno
+import os
+import re
+
+TROUBLE = re.compile(
+    r"BUG:|BUG at|WARNING: |Oops|general protection fault[,:]|Kernel panic|KASAN|KMSAN|KCSAN|UBSAN"
+    r"|refcount_t|blocked for more than|rcu.*(stall|self-detected)|soft lockup|hard LOCKUP|list_(add|del) corruption"
+    r"|bad page|Bad page|page allocation failure|unable to handle|double fault|stack segment|use-after-free"
+    r"|nobody cared|Out of memory: Killed"
+)
+# The fault of a process in user space, whatever words it has.
+OF_A_PROCESS = re.compile(r"traps: .*\[\d+\]|segfault at|Memory cgroup out of memory")
+
+
+class KernelLog:
+    """Records that come after this object."""
+
+    def __init__(self):
+        self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self._fd, 0, os.SEEK_END)
+        self.lines = 0
+        self.lost = 0
+        self.trouble = []
+
+    def read(self):
+        """Takes what has come; call it often, the kernel's buffer is small."""
+        while True:
+            try:
+                record = os.read(self._fd, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return self
+            except OSError as e:
+                if e.errno != errno.EPIPE:
+                    raise
+                self.lost += 1  # overwritten before it was read; the next read goes on with the oldest
+                continue
+            self.lines += 1
+            text = record.partition(";")[2]
+            if TROUBLE.search(text) and not OF_A_PROCESS.search(text):
+                self.trouble.append(text.strip())
+
+    def close(self):
+        os.close(self._fd)
