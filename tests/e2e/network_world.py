@@ -20,7 +20,7 @@ import textwrap
 import time
 import uuid
 
-from conftest import BIN_DIR, REPO, wait_for
+from conftest import BIN_DIR, REPO, SANITIZER, wait_for
 
 IMAGES = "/var/cache/bivouac/images"
 HOST, HOST_SECOND = "203.0.114.2", "198.200.0.1"
@@ -335,6 +335,7 @@ class Jailer:
         time.sleep(0.2)
         self.start()
         self.end()
+        assert not SANITIZER.search(self.stderr()), self.stderr()
         shutil.rmtree(self.dir)
 
 
