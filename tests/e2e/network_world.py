@@ -55,7 +55,11 @@ STAND_IN = """\
             if ready is flows:
                 sys.exit(0)
             if ready in (log, ends):
-                flows.send((b"log" if ready is log else b"end") + ready.recv(65536))
+                record = (b"log" if ready is log else b"end") + ready.recv(65536)
+                try:
+                    flows.send(record)
+                except BlockingIOError:
+                    pass
             elif ready is udp:
                 question, asker = udp.recvfrom(4096)
                 if question == b"exit":
