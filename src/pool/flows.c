@@ -133,7 +133,8 @@ static void add_destination(json_t *doc, const struct flow_record *r)
 	char number[8];
 	struct in_addr address = { htonl(r->address) };
 
-	if (!r->address)
+	/* A question for a name goes to one place only. */
+	if (!r->address || r->event == FLOW_DNS)
 		return;
 	json_object_set_new(doc, "protocol", json_string(protocol_word(r->protocol, number)));
 	json_object_set_new(doc, "address",
