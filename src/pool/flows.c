@@ -160,7 +160,8 @@ static json_t *document(const struct flow_names *names, const struct flow_record
 		json_object_set_new(doc, "bytesOut", number(r->bytes_out));
 		json_object_set_new(doc, "bytesIn", number(r->bytes_in));
 	}
-	if (r->event == FLOW_LOST)
+	/* Of questions that were refused there is one record a second. */
+	if (r->event == FLOW_LOST || (r->event == FLOW_REFUSED && r->count))
 		json_object_set_new(doc, "count", number(r->count));
 	if (*r->name)
 		json_object_set_new(doc, "name", json_string(name_text(r->name, text)));
