@@ -815,6 +815,10 @@ def test_own_remains_of_a_deleted_session(pool):
     again.delete()
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="open: a lock belongs to the inode of the image, which sessions share; threat-model.md, residual risks",
+)
 def test_own_flock_on_the_shared_image(session, neighbour):
     """Lock a file of the image: the other sessions, and the host, must not notice."""
     target = "/usr/bin/python3.11"
