@@ -69,6 +69,9 @@ BIVOUAC_TEST_ROOTFS=$("$build/bivouac" image path)
 export BIVOUAC_TEST_ROOTFS
 run_pytest tests/unit
 
+step "cgroup layouts in a micro VM"
+BIVOUAC_BIN_DIR=$build run_pytest tests/vm
+
 step "end to end"
 BIVOUAC_BIN_DIR=$build run_pytest tests/e2e
 

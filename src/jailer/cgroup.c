@@ -81,13 +81,13 @@ static int open_v2(struct cgroup_layout *l, const char *mount, const char *contr
 	return take_fd(dfd);
 }
 
-static void note_missing(struct cgroup_layout *l, const char *word, const char *reason)
+static void note_missing(struct cgroup_layout *l, const char *word, const char *why)
 {
 	size_t n = strlen(l->missing);
 	size_t r = strlen(l->reason);
 
 	snprintf(l->missing + n, sizeof(l->missing) - n, "%s%s", n ? " " : "", word);
-	snprintf(l->reason + r, sizeof(l->reason) - r, "%s%s: %s", r ? "; " : "", word, reason);
+	snprintf(l->reason + r, sizeof(l->reason) - r, "%s%s: %s", r ? "; " : "", word, why);
 }
 
 /* Whether memory can leave for swap without being counted. */
@@ -138,7 +138,8 @@ int cgroup_open(struct cgroup_layout *l, const char *instance, struct err *e)
 			note_missing(l, names[c], why[c].msg);
 	}
 	if (swap_escapes(l))
-		note_missing(l, "swap", "the kernel does not count swapped memory");
+		note_missing(l, "swap",
+			     "this kernel does not account it (boot with swapaccount=1)");
 	return 0;
 }
 

@@ -230,6 +230,11 @@ static void name_missing(struct jailer *j)
 	bool landlock = landlock_abi() >= LANDLOCK_ABI_WANTED;
 	bool names = j->zygote_config.notify;
 
+	if (j->cgroups.moved)
+		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
+			 j->cgroups.moved, CGROUP_HOST_LEAF);
+	if (j->cgroups.missing[0])
+		log_warn("limits that are not enforced: %s", j->cgroups.reason);
 	snprintf(j->missing, sizeof(j->missing), "%s%s%s", j->cgroups.missing,
 		 landlock ? "" : " landlock", names ? "" : " refused-call-names");
 	if (j->missing[0] == ' ')
@@ -246,11 +251,6 @@ int jailer_run(const struct jailer_config *config)
 		log_error("cannot start: %s", e.msg);
 		return err_exit_status(e.code);
 	}
-	if (j->cgroups.moved)
-		log_info("moved the %d processes in the root of this container's cgroup tree to %s",
-			 j->cgroups.moved, CGROUP_HOST_LEAF);
-	if (j->cgroups.missing[0])
-		log_warn("limits that are not enforced: %s", j->cgroups.reason);
 	name_missing(j);
 	opcode_restarted(j);
 	for (bool serving = true; serving;) {

@@ -6,237 +6,25 @@
  * Everything a check makes is gone when it ends. Times are bounds only: the guest is emulated.
  */
 
+#include "cgroup_guest.h"
+
 #include "base/fdio.h"
 #include "base/own.h"
-#include "jailer/cgroup.h"
 #include "tap.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#define ROOT     "/sys/fs/cgroup"
-#define V1_CPU   "/sys/fs/v1cpu"
-#define INSTANCE "0123abcd"
-#define SID      "0123456789abcdef0123456789abcdef"
-#define OTHER    "fedcba9876543210fedcba9876543210"
-#define TREE     ROOT "/bivouac/" INSTANCE
-#define MIB      (1ull << 20)
-#define MEMORY   (24 * MIB)
-#define PIDS     12
-#define QUOTA    100 /* thousandths of a core */
-/* Long for an emulated processor on a loaded machine; a check that waits this long has failed. */
-#define PATIENCE_S 30
-
-static struct cgroup_layout layout;
-static const struct jailer_limits limits = { .memory_bytes = MEMORY,
-					     .pids = PIDS,
-					     .cpu_millis = QUOTA };
-
-static const char *read_text(const char *path)
-{
-	static char text[4096];
-	struct err e = ERR_INIT;
-	struct buf b;
-
-	buf_init(&b, sizeof(text) - 1);
-	if (fd_read_file(AT_FDCWD, path, sizeof(text) - 1, &b, &e) < 0)
-		snprintf(text, sizeof(text), "(%.200s)", e.msg);
-	else
-		snprintf(text, sizeof(text), "%.*s", (int)b.len, buf_str(&b).ptr);
-	buf_done(&b);
-	char *newline = strchr(text, '\n');
-
-	if (newline && !newline[1])
-		*newline = '\0';
-	return text;
-}
-
-static uint64_t read_number(const char *path, const char *word)
-{
-	const char *text = read_text(path);
-	const char *at = strstr(text, word);
-
-	return EXPECT(at != NULL, "no '%s' in %s: %s", word, path, text)
-		       ? strtoull(at + strlen(word), NULL, 10)
-		       : 0;
-}
-
-static void expect_text(const char *path, const char *want)
-{
-	const char *text = read_text(path);
-
-	EXPECT(strcmp(text, want) == 0, "%s: '%s' instead of '%s'", path, text, want);
-}
-
-static void expect_gone(const char *path)
-{
-	EXPECT(access(path, F_OK) < 0 && errno == ENOENT, "%s is still there", path);
-}
-
-static int64_t seconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
-}
-
-/* What members of a sandbox do. */
-
-static void idle(void)
-{
-	for (;;)
-		pause();
-}
-
-static void spin(void)
-{
-	for (volatile unsigned i = 0;; i++)
-		;
-}
-
-static char *touch(size_t bytes)
-{
-	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED)
-		_exit(9);
-	for (size_t i = 0; i < bytes; i += 4096)
-		p[i] = 1;
-	return p;
-}
-
-static void hog_all(void)
-{
-	touch(3 * MEMORY);
-}
-
-/* Two of them do not fit, one does. */
-static void hog_half(void)
-{
-	touch(MEMORY * 6 / 10);
-	kill(getpid(), SIGSTOP);
-	idle();
-}
-
-/* Exit status: how many children there could be. */
-static void fork_all(void)
-{
-	for (int n = 0;; n++) {
-		pid_t pid = fork();
-
-		if (pid == 0)
-			idle();
-		if (pid < 0)
-			_exit(errno == EAGAIN ? n : 99);
-	}
-}
-
-static pid_t start_agent(const char *sid, void (*fn)(void))
-{
-	struct err e = ERR_INIT;
-	int go[2];
-
-	if (!EXPECT(pipe2(go, O_CLOEXEC) == 0, "pipe"))
-		return -1;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		char c;
-
-		close(go[1]);
-		/* What counts is what is touched after the move. */
-		(void)!read(go[0], &c, 1);
-		fn();
-		_exit(0);
-	}
-	EXPECT(cgroup_attach_agent(&layout, sid, pid, &e) == 0, "attach: %s", e.msg);
-	close(go[0]);
-	close(go[1]);
-	return pid;
-}
-
-static pid_t start_kernel(const char *sid, void (*fn)(void))
-{
-	struct err e = ERR_INIT;
-	int fds[CGROUP_CONTROLLERS];
-	int n = cgroup_kernel_fds(&layout, sid, fds, &e);
-
-	EXPECT(n > 0, "kernel descriptors: %s", e.msg);
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		for (int i = 0; i < n; i++)
-			if (write(fds[i], "0", 1) != 1)
-				_exit(98);
-		fn();
-		_exit(0);
-	}
-	while (n > 0)
-		close(fds[--n]);
-	return pid;
-}
-
-static void end(pid_t pid)
-{
-	if (pid > 0) {
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-	}
-}
-
-static int wait_end(pid_t pid)
-{
-	int status = -1;
-
-	EXPECT(waitpid(pid, &status, 0) == pid, "wait");
-	return status;
-}
-
-static void expect_killed(pid_t pid)
-{
-	int status = wait_end(pid);
-
-	EXPECT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %#x instead of SIGKILL",
-	       (unsigned)status);
-}
-
-static bool is_alive(pid_t pid)
-{
-	return waitpid(pid, NULL, WNOHANG) == 0;
-}
-
-static void create(const char *sid)
-{
-	struct err e = ERR_INIT;
-
-	EXPECT(cgroup_create(&layout, sid, &limits, &e) == 0, "create: %s", e.msg);
-}
-
-/* A killed process leaves its cgroup a moment after it was reaped. */
-static void remove_sandbox(const char *sid)
-{
-	struct err e = ERR_INIT;
-	int64_t until = seconds() + PATIENCE_S;
-	int rc;
-
-	while ((rc = cgroup_remove(&layout, sid, &e)) == 1 && seconds() < until)
-		usleep(10000);
-	EXPECT(rc == 0, "remove: %d %s", rc, e.msg);
-}
 
 /* Layout v2: every controller on one tree. */
 
@@ -256,6 +44,7 @@ static void check_limits(void)
 	expect_text(TREE "/" SID "/pids.max", "12");
 	expect_text(TREE "/" SID "/kernel/cpu.max", "2000 20000");
 	expect_text(TREE "/" SID "/agent/cpu.max", "max 100000");
+	expect_text(TREE "/" SID "/cpu.weight", "10");
 	/* Debian's kernel accounts swap. */
 	expect_text(TREE "/" SID "/memory.swap.max", "0");
 	remove_sandbox(SID);
@@ -358,6 +147,34 @@ static void check_pids(void)
 	expect_killed(agent);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
+	remove_sandbox(SID);
+}
+
+static void check_set_memory(void)
+{
+	struct err e = ERR_INIT;
+	int status = 0;
+
+	create(SID);
+	OWNED_FD int oom_fd = cgroup_oom_fd(&layout, SID);
+	pid_t kernel = start_kernel(SID, hog_half);
+
+	waitpid(kernel, &status, WUNTRACED);
+	EXPECT(cgroup_set_memory(&layout, SID, MEMORY / 2, &e) < 0 && e.code == ERR_CONFLICT,
+	       "less than it holds: %s", e.msg);
+	expect_text(TREE "/" SID "/memory.max", "25165824");
+	EXPECT(is_alive(kernel) && oom_kills(oom_fd) == 0, "a refused limit killed");
+	EXPECT(cgroup_set_memory(&layout, SID, 2 * MEMORY, &e) == 0, "raise: %s", e.msg);
+	expect_text(TREE "/" SID "/memory.max", "50331648");
+	pid_t second = start_kernel(SID, hog_half);
+
+	EXPECT(waitpid(second, &status, WUNTRACED) == second && WIFSTOPPED(status),
+	       "the raised limit does not hold two: %#x", (unsigned)status);
+	end(second);
+	EXPECT(cgroup_set_memory(&layout, SID, MEMORY, &e) == 0, "lower again: %s", e.msg);
+	expect_text(TREE "/" SID "/memory.max", "25165824");
+	expect_killed(start_kernel(SID, hog_all));
+	end(kernel);
 	remove_sandbox(SID);
 }
 
@@ -509,210 +326,6 @@ static void check_close(void)
 	EXPECT(access(TREE, F_OK) == 0, "another instance was removed");
 }
 
-/* Bivouac inside a container with a cgroup namespace of its own. */
-
-#define BOX ROOT "/box"
-
-static pid_t strangers[2];
-
-/* This process into the box, which becomes the root of what it sees. */
-static bool enter_box(const char *controllers, unsigned long mount_flags)
-{
-	struct err e = ERR_INIT;
-	bool ok = true;
-
-	rmdir(BOX);
-	for (const char *p = controllers; *p && ok; p += strcspn(p, " "), p += strspn(p, " ")) {
-		char word[16];
-
-		snprintf(word, sizeof(word), "%.*s", (int)strcspn(p, " "), p);
-		ok = fd_write_once(AT_FDCWD, ROOT "/cgroup.subtree_control", word, &e) == 0;
-	}
-	ok = ok && (mkdir(BOX, 0755) == 0 || errno == EEXIST) &&
-	     fd_write_once(AT_FDCWD, BOX "/cgroup.procs", "0", &e) == 0 &&
-	     unshare(CLONE_NEWCGROUP | CLONE_NEWNS) == 0 &&
-	     mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && umount(ROOT) == 0 &&
-	     mount("cgroup2", ROOT, "cgroup2", mount_flags, NULL) == 0;
-	return EXPECT(ok, "entering the box: %s %s", e.msg, strerror(errno));
-}
-
-static void start_strangers(void)
-{
-	for (size_t i = 0; i < ARRAY_LEN(strangers); i++) {
-		strangers[i] = fork();
-		if (strangers[i] == 0)
-			idle();
-	}
-}
-
-static void end_strangers(void)
-{
-	for (size_t i = 0; i < ARRAY_LEN(strangers); i++)
-		end(strangers[i]);
-}
-
-static void in_container(void)
-{
-	struct err e = ERR_INIT;
-	char text[64];
-
-	if (!enter_box("+memory +pids +cpu", 0))
-		return;
-	start_strangers();
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0, "open: %s", e.msg);
-	EXPECT(layout.missing[0] == '\0', "missing: %s (%s)", layout.missing, layout.reason);
-	expect_text(ROOT "/cgroup.procs", "");
-	expect_text("/proc/self/cgroup", "0::/bivouac.host");
-	snprintf(text, sizeof(text), "/proc/%d/cgroup", (int)strangers[0]);
-	expect_text(text, "0::/bivouac.host");
-	create(SID);
-	expect_text(TREE "/" SID "/memory.max", "25165824");
-	pid_t kernel = start_kernel(SID, hog_all);
-
-	expect_killed(kernel);
-	remove_sandbox(SID);
-	cgroup_close(&layout);
-	/* And again, as at a restart. */
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0 && layout.missing[0] == '\0',
-	       "missing at a restart: %s", layout.missing);
-	cgroup_close(&layout);
-	rmdir(ROOT "/bivouac");
-	end_strangers();
-}
-
-static void leave_box(void)
-{
-	struct err e;
-	int64_t until = seconds() + PATIENCE_S;
-
-	for (const char *const *p = (const char *const[]){ "/bivouac/" INSTANCE, "/bivouac",
-							   "/bivouac.host", "", NULL };
-	     *p; p++) {
-		char path[128];
-
-		snprintf(path, sizeof(path), BOX "%s", *p);
-		while (rmdir(path) < 0 && errno == EBUSY && seconds() < until)
-			usleep(10000);
-	}
-	expect_gone(BOX);
-	fd_write_once(AT_FDCWD, ROOT "/cgroup.subtree_control", "+pids", &e);
-	fd_write_once(AT_FDCWD, ROOT "/cgroup.subtree_control", "+cpu", &e);
-}
-
-static void check_container(void)
-{
-	tap_child(in_container);
-	leave_box();
-}
-
-/* As PID 1 of a PID namespace, beside processes that are outside of it: they cannot be moved. */
-static void among_strangers(void)
-{
-	struct err e = ERR_INIT;
-
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0, "open: %s", e.msg);
-	EXPECT(strstr(layout.missing, "memory") != NULL, "missing: '%s'", layout.missing);
-	EXPECT(strstr(layout.reason, "cannot be moved") != NULL, "reason: '%s'", layout.reason);
-	expect_gone(ROOT "/bivouac.host");
-	EXPECT(strstr(read_text(ROOT "/cgroup.procs"), "0\n") != NULL, "strangers were moved: %s",
-	       read_text(ROOT "/cgroup.procs"));
-	cgroup_close(&layout);
-}
-
-static void beside_strangers(void)
-{
-	if (!enter_box("+memory +pids +cpu", 0))
-		return;
-	start_strangers();
-	if (EXPECT(unshare(CLONE_NEWPID) == 0, "PID namespace"))
-		tap_child(among_strangers);
-	end_strangers();
-}
-
-static void check_strangers(void)
-{
-	tap_child(beside_strangers);
-	leave_box();
-}
-
-/* Processes of others in the visible root, which is not ours to rearrange. */
-static void outside_the_root(void)
-{
-	struct err e = ERR_INIT;
-
-	if (!enter_box("+memory +pids +cpu", 0))
-		return;
-	start_strangers();
-	mkdir(ROOT "/mine", 0755);
-	fd_write_once(AT_FDCWD, ROOT "/mine/cgroup.procs", "0", &e);
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0, "open: %s", e.msg);
-	EXPECT(strstr(layout.missing, "memory") != NULL, "missing: '%s'", layout.missing);
-	EXPECT(layout.reason[0] != '\0', "no reason");
-	expect_gone(ROOT "/bivouac.host");
-	cgroup_close(&layout);
-	fd_write_once(AT_FDCWD, ROOT "/cgroup.procs", "0", &e);
-	rmdir(ROOT "/mine");
-	end_strangers();
-}
-
-static void check_not_ours(void)
-{
-	tap_child(outside_the_root);
-	rmdir(BOX "/mine");
-	leave_box();
-}
-
-static void without_pids(void)
-{
-	struct jailer_stats stats = { 0 };
-	struct err e = ERR_INIT;
-
-	if (!enter_box("-pids", 0))
-		return;
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0, "open: %s", e.msg);
-	EXPECT(strcmp(layout.missing, "pids") == 0, "missing: '%s'", layout.missing);
-	EXPECT(strstr(layout.reason, "pids") != NULL, "reason: '%s'", layout.reason);
-	create(SID);
-	expect_text(TREE "/" SID "/memory.max", "25165824");
-	expect_text(TREE "/" SID "/kernel/cpu.max", "2000 20000");
-	expect_killed(start_kernel(SID, hog_all));
-	EXPECT(cgroup_stats(&layout, SID, &stats, &e) == 0 && stats.oom_kills == 1, "%u kills",
-	       stats.oom_kills);
-	remove_sandbox(SID);
-	cgroup_close(&layout);
-}
-
-static void check_not_delegated(void)
-{
-	cgroup_close(&layout);
-	rmdir(ROOT "/bivouac");
-	tap_child(without_pids);
-	leave_box();
-	struct err e = ERR_INIT;
-
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0 && !layout.missing[0], "reopen: %s",
-	       layout.missing);
-}
-
-static void read_only(void)
-{
-	struct err e = ERR_INIT;
-
-	if (!enter_box("+memory +pids +cpu", MS_RDONLY))
-		return;
-	EXPECT(cgroup_open(&layout, INSTANCE, &e) == 0, "open: %s", e.msg);
-	EXPECT(strcmp(layout.missing, "memory pids cpu") == 0, "missing: '%s'", layout.missing);
-	EXPECT(strstr(layout.reason, "Read-only") != NULL, "reason: '%s'", layout.reason);
-}
-
-static void check_read_only(void)
-{
-	tap_child(read_only);
-	/* A superblock of cgroup2 is one for all mounts. */
-	mount(NULL, ROOT, NULL, MS_REMOUNT, NULL);
-	leave_box();
-}
-
 /* Layout hybrid: cpu is a v1 hierarchy, the rest v2. */
 
 #define V1_TREE V1_CPU "/bivouac/" INSTANCE
@@ -795,6 +408,7 @@ static const struct tap_check checks[] = {
 	{ "v2", "agent and kernel join their leaves", check_join },
 	{ "v2", "out of memory kills inside only", check_oom },
 	{ "v2", "memory of agent and kernel is one sum", check_oom_sum },
+	{ "v2", "memory limit is raised and lowered", check_set_memory },
 	{ "v2", "process limit holds exactly", check_pids },
 	{ "v2", "quota throttles the kernel only", check_quota },
 	{ "v2", "statistics", check_stats },

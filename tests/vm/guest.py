@@ -2,7 +2,8 @@
 """Boots a micro VM with a program of ours as PID 1 and reads the TAP lines it prints. Standard library only.
 
 QEMU emulates the processor: /dev/kvm may open and its guests hang all the same. The kernel is Debian's cloud kernel
-(scripts/test-kernel.sh); the initial RAM disk has nothing but the program and what it needs.
+(scripts/test-kernel.sh); the initial RAM disk has nothing but the program and what it needs. The machine is a plain PC:
+Linux 6.1 on an emulated microvm waits for its first timer interrupt for ever in about one boot of three.
 """
 
 import os
@@ -14,7 +15,7 @@ import subprocess
 REPO = pathlib.Path(__file__).resolve().parents[2]
 BIN_DIR = pathlib.Path(os.environ.get("BIVOUAC_BIN_DIR") or REPO / "build")
 # Booting takes 3 s on an idle machine.
-DEADLINE_S = 240
+DEADLINE_S = 120
 RESULT = re.compile(r"^(not )?ok (\d+) - (.*)$")
 
 
@@ -54,7 +55,7 @@ def kernel():
 def boot(ramdisk, arguments, memory_mib=192):
     """Returns what the guest printed until it powered itself off."""
     command = [
-        *("qemu-system-x86_64", "-accel", "tcg", "-M", "microvm,acpi=on,pit=on,pic=on", "-cpu", "max"),
+        *("qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-cpu", "max"),
         *("-m", str(memory_mib), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-serial", "stdio", "-kernel", kernel(), "-initrd", str(ramdisk)),
         *("-append", f"console=ttyS0 quiet loglevel=2 panic=-1 {arguments}"),
