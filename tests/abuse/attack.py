@@ -31,13 +31,6 @@ survival = _load("survival", "survival.py")
 LONG = os.environ.get("BIVOUAC_ABUSE_LONG", "") not in ("", "0")
 CANARY_NAME = "BIVOUAC_ABUSE_CANARY"
 CANARY = f"canary-{uuid.uuid4().hex}"
-# Complaints of the host's kernel that no session may ever cause.
-DISASTER = re.compile(
-    r"BUG:|Oops|kernel BUG|^(?!.*traps:).*general protection fault|use-after-free|KASAN|UBSAN|refcount_t"
-    r"|[Bb]ad page|list_(add|del) corruption|unable to handle|soft lockup|blocked for more than"
-    r"|nf_conntrack: table full|TCP: out of memory|VFS: file-max"
-)
-
 PRELUDE = """
 import ctypes, errno, fcntl, json, mmap, os, signal, socket, struct, subprocess, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -198,11 +191,6 @@ def socket_memory():
     text = pathlib.Path("/proc/net/sockstat").read_text()
     pages = re.findall(r"^(?:TCP|UDP): .*\bmem (\d+)", text, re.M)
     return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
-
-
-def kernel_log():
-    done = subprocess.run(["dmesg"], capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()
 
 
 @functools.cache

@@ -9,7 +9,7 @@ TROUBLE = re.compile(
     r"BUG:|BUG at|WARNING: |Oops|general protection fault[,:]|Kernel panic|KASAN|KMSAN|KCSAN|UBSAN"
     r"|refcount_t|blocked for more than|rcu.*(stall|self-detected)|soft lockup|hard LOCKUP|list_(add|del) corruption"
     r"|bad page|Bad page|page allocation failure|unable to handle|double fault|stack segment|use-after-free"
-    r"|nobody cared|Out of memory: Killed"
+    r"|nobody cared|Out of memory: Killed|nf_conntrack: table full|TCP: out of memory|VFS: file-max"
 )
 # The fault of a process in user space, whatever words it has.
 OF_A_PROCESS = re.compile(r"traps: .*\[\d+\]|segfault at|Memory cgroup out of memory")
