@@ -78,6 +78,14 @@ static int wait_exit(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/** unshare_failed: ENOSPC means a limit, not a disk. */
+static void unshare_failed(struct trial *t)
+{
+	trial_set(t, TRIAL_FAILED, "unshare: %s",
+		  errno == ENOSPC ? "no more namespaces are allowed (user.max_*_namespaces)"
+				  : strerror(errno));
+}
+
 /** A namespace is tried as sandboxes use it: together with a user namespace of its own. */
 static void trial_namespace(struct trial *t, const void *arg)
 {
@@ -89,7 +97,7 @@ static void trial_namespace(struct trial *t, const void *arg)
 		return;
 	}
 	if (unshare(CLONE_NEWUSER | kind->flag)) {
-		trial_set(t, TRIAL_FAILED, "unshare: %s", strerror(errno));
+		unshare_failed(t);
 		return;
 	}
 	if (kind->flag == CLONE_NEWPID) {
@@ -328,7 +336,7 @@ static int enter_user(struct trial *t, int flags)
 	struct err e = ERR_INIT;
 
 	if (unshare(CLONE_NEWUSER | flags)) {
-		trial_set(t, TRIAL_FAILED, "unshare: %s", strerror(errno));
+		unshare_failed(t);
 		return -1;
 	}
 	fd_write_once(AT_FDCWD, "/proc/self/setgroups", "deny", NULL);

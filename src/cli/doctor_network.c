@@ -219,7 +219,8 @@ static void check_forwarding(struct doctor *d)
 	else if (on)
 		doctor_add(d, FINDING_OK, what, "", "1");
 	else if (fd >= 0)
-		doctor_add(d, FINDING_OK, what, "", "0, bivouacd sets it when it needs it");
+		doctor_add(d, FINDING_OK, what, "",
+			   "0; bivouac-jailer sets it when a pool needs it");
 	else
 		doctor_add(d, FINDING_WARN, what,
 			   "pools with EgressEnabled have no network; others do not need it: "

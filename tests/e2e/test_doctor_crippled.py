@@ -67,7 +67,7 @@ def test_user_namespaces_off(whole):
     assert "sysctl" in findings["namespace limits"]["fix"]
     failed = changed(whole, findings, "fail")
     assert set(NAMESPACES) | {"proc", "tmpfs", "namespace limits"} == set(failed)
-    assert "No space left" in findings["namespace user"]["detail"]
+    assert "no more namespaces are allowed" in findings["namespace user"]["detail"]
 
 
 def test_landlock_missing(whole):
