@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BUILD ?= build
 ONESHOT ?= 0
 
-.PHONY: deps build image run test bench lint fuzz soak format clean help
+.PHONY: deps build image run test bench neighbour lint fuzz soak abuse abuse-long format clean help
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -33,6 +33,10 @@ test: image
 bench: image
 	@/usr/bin/python3 bench/run.py --install
 
+## make neighbour  executions of one session while another one does its worst
+neighbour: image
+	@/usr/bin/python3 bench/neighbour.py --build $(BUILD)
+
 ## make lint    format, layering, static analysis
 lint: build
 	@BUILD=$(BUILD) scripts/lint.sh
@@ -40,6 +44,14 @@ lint: build
 ## make soak    5000 create-execute-delete cycles
 soak: image
 	@BIVOUAC_SOAK=5000 BIVOUAC_BIN_DIR=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q tests/e2e/test_soak.py
+
+## make abuse   the attack suite alone
+abuse: image
+	@BIVOUAC_BIN_DIR=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/abuse
+
+## make abuse-long  its long version; random system calls for BIVOUAC_ABUSE_SECONDS (default 3600)
+abuse-long: image
+	@BUILD=$(BUILD) scripts/abuse-long.sh
 
 ## make fuzz    each fuzz target for FUZZ_SECONDS (default 60)
 fuzz: deps

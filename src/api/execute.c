@@ -190,7 +190,7 @@ static int parse_body(struct execute_state *st, struct err *e)
 	struct str body = http_body(st->call->rq);
 	json_error_t je;
 
-	if (json_depth_check(body, e) < 0)
+	if (json_check_bounds(body, e) < 0)
 		return -1;
 	st->body = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
 	if (!st->body)

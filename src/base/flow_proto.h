@@ -30,7 +30,7 @@ enum flow_reason {
 	FLOW_REASON_HOST = 2,        /* an address of the host */
 	FLOW_REASON_CONNECTIONS = 3, /* too many at once */
 	FLOW_REASON_RATE = 4,        /* too many new ones a second */
-	FLOW_REASON_SPOOFED = 5,     /* not the sandbox's own source address */
+	FLOW_REASON_SPOOFED = 5,     /* not the sender's own address, which `session` claims */
 	FLOW_REASON_PROTOCOL = 6,    /* neither TCP, UDP nor ICMP echo; or IPv6 */
 	FLOW_REASON_QUERY = 7,       /* DNS: malformed, or too many */
 };

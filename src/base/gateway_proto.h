@@ -14,9 +14,9 @@
 #define GATEWAY_UDP_FD       5 /* UDP socket bound to GATEWAY_ADDRESS, port 53 */
 #define GATEWAY_TCP_FD       6 /* TCP socket listening there */
 #define GATEWAY_RECORDS_FD   7 /* SOCK_SEQPACKET to bivouacd: flow_proto.h */
-#define GATEWAY_UPSTREAM_FD  8 /* N times M UDP sockets connected to resolvers, one after another  \
-				*/
+#define GATEWAY_UPSTREAM_FD  8 /* N times M UDP sockets, connected to resolver after resolver */
 
+/** None is allowed: every query then fails at once. */
 #define GATEWAY_RESOLVERS_MAX 8
 #define GATEWAY_SOCKETS_MAX   64 /* of one resolver */
 

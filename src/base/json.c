@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include <strings.h>
 
-static bool depth_ok(struct str text)
+int json_check_bounds(struct str text, struct err *e)
 {
 	size_t depth = 0;
+	size_t values = 1;
 	bool quoted = false;
 
 	for (size_t i = 0; i < text.len; i++) {
@@ -23,27 +24,28 @@ static bool depth_ok(struct str text)
 		} else if (c == '"') {
 			quoted = true;
 		} else if (c == '{' || c == '[') {
+			values++;
 			if (++depth > JSON_DEPTH_MAX)
-				return false;
+				return err_set(e, ERR_MALFORMED,
+					       "The JSON nests deeper than %d levels.",
+					       JSON_DEPTH_MAX);
+		} else if (c == ',') {
+			if (++values > JSON_VALUES_MAX)
+				return err_set(e, ERR_MALFORMED,
+					       "The JSON has more than %d values.",
+					       JSON_VALUES_MAX);
 		} else if ((c == '}' || c == ']') && depth) {
 			depth--;
 		}
 	}
-	return true;
-}
-
-int json_depth_check(struct str text, struct err *e)
-{
-	if (depth_ok(text))
-		return 0;
-	return err_set(e, ERR_MALFORMED, "The JSON nests deeper than %d levels.", JSON_DEPTH_MAX);
+	return 0;
 }
 
 json_t *json_parse(struct str text, struct err *e)
 {
 	json_error_t je;
 
-	if (json_depth_check(text, e) < 0)
+	if (json_check_bounds(text, e) < 0)
 		return NULL;
 	json_t *v = json_loadb(text.ptr ? text.ptr : "", text.len,
 			       JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);

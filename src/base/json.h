@@ -11,9 +11,10 @@
  * ("properties.scaleConfiguration.maxConcurrentSessions"); `path` is the path of the object, "" at
  * the top. All errors are ERR_MALFORMED; a caller with a better code sets e->code afterwards.
  *
- * SECURITY: json_parse bounds nesting before jansson sees the text, so no later walk over a parsed
- * value can be driven deep by a caller. The only file of base that needs jansson; linked on its
- * own.
+ * SECURITY: json_parse bounds nesting and the number of values before jansson sees the text, so no
+ * later walk over a parsed value can be driven deep by a caller, and no value of a few bytes ("{}")
+ * costs a hundred times its size in memory, two million times. The only file of base that needs
+ * jansson; linked on its own.
  */
 
 #include "base/err.h"
@@ -21,13 +22,15 @@
 
 #include <jansson.h>
 
-#define JSON_DEPTH_MAX 64
-#define JSON_PATH_MAX  256
+#define JSON_DEPTH_MAX  64
+#define JSON_VALUES_MAX 10000
+#define JSON_PATH_MAX   256
 
-/** json_depth_check: refuses nesting over JSON_DEPTH_MAX, for texts that are parsed elsewhere. */
-int json_depth_check(struct str text, struct err *e);
-/** json_parse: any value; duplicate keys, nesting over JSON_DEPTH_MAX and trailing text are
- * refused. New reference. */
+/** json_check_bounds: refuses nesting over JSON_DEPTH_MAX and more than JSON_VALUES_MAX values, for
+ * texts that are parsed elsewhere. */
+int json_check_bounds(struct str text, struct err *e);
+/** json_parse: any value; what json_check_bounds() refuses, duplicate keys and trailing text
+ * are refused. New reference. */
 json_t *json_parse(struct str text, struct err *e);
 /** json_parse_object: as json_parse, and the value must be an object. */
 json_t *json_parse_object(struct str text, struct err *e);

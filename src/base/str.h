@@ -46,6 +46,8 @@ bool str_parse_size(struct str s, uint64_t *ret_bytes);
 
 /** utf8_valid: whole view is well-formed UTF-8 (no surrogates, no overlong forms). */
 bool utf8_valid(struct str s);
+/** utf8_run: how many bytes at its beginning are. */
+size_t utf8_run(struct str s);
 /** utf8_cut: the longest prefix of at most max bytes that ends on a character boundary. */
 size_t utf8_cut(struct str s, size_t max);
 

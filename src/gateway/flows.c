@@ -190,20 +190,18 @@ void flows_parse(const void *data, size_t len, flow_fn *each, void *arg)
 {
 	const char *at = data;
 
-	/* Not mnl_nlmsg_ok(): it takes lengths of 2 GiB and more for negative, and accepts them. */
+	/* Not mnl_nlmsg_ok(): it takes lengths of 2 GiB and more for negative, and accepts them.
+	 * And libmnl lets attributes reach to the aligned end, so that one has to be there. */
 	while (len >= MNL_NLMSG_HDRLEN) {
 		const struct nlmsghdr *nlh = (const struct nlmsghdr *)at;
 		struct flow_record r = { .version = FLOW_PROTO_VERSION };
 		size_t size = nlh->nlmsg_len;
 
-		if (size < MNL_NLMSG_HDRLEN || size > len)
+		if (size < MNL_NLMSG_HDRLEN || size > len || MNL_ALIGN(size) > len)
 			break;
 		if (read_message(nlh, &r))
 			each(arg, &r);
-		size = MNL_ALIGN(size);
-		if (size >= len)
-			break;
-		at += size;
-		len -= size;
+		at += MNL_ALIGN(size);
+		len -= MNL_ALIGN(size);
 	}
 }

@@ -140,7 +140,7 @@ static bool start(struct gateway *g, const struct client *c, const struct dns_qu
 {
 	struct sandbox *s = c->sandbox;
 
-	if (s->flights >= FLIGHTS_SANDBOX_MAX)
+	if (!g->resolvers || s->flights >= FLIGHTS_SANDBOX_MAX)
 		return false;
 	if (list_empty(&g->free_flights) && !make_room(g, s))
 		return false;
@@ -163,29 +163,34 @@ static bool start(struct gateway *g, const struct client *c, const struct dns_qu
 	return true;
 }
 
+static uint8_t transport(const struct client *c)
+{
+	return c->stream ? IPPROTO_TCP : IPPROTO_UDP;
+}
+
 bool forward_query(struct gateway *g, const struct client *c, const void *data, size_t len)
 {
 	struct dns_query q;
 	enum dns_rcode rcode = DNS_SERVFAIL;
 
 	if (!gateway_take(g, &c->sandbox->queries_ns, QUERIES_PER_S, QUERIES_BURST)) {
-		records_refused(g, c->sandbox);
+		records_refused(g, c->sandbox, transport(c));
 		return false;
 	}
 	switch (dns_parse_query(data, len, &q, &rcode)) {
 	case DNS_QUERY_MALFORMED:
-		records_refused(g, c->sandbox);
+		records_refused(g, c->sandbox, transport(c));
 		return false;
 	case DNS_QUERY_REFUSED:
-		records_refused(g, c->sandbox);
+		records_refused(g, c->sandbox, transport(c));
 		break;
 	case DNS_QUERY_OK:
-		records_name(g, c->sandbox, &q);
+		records_name(g, c->sandbox, transport(c), &q);
 		if (dns_answered_here(&q, &rcode))
 			break;
 		if (start(g, c, &q))
 			return true;
-		records_refused(g, c->sandbox);
+		records_refused(g, c->sandbox, transport(c));
 		break;
 	}
 	reply_code(g, c, &q, rcode);

@@ -51,7 +51,8 @@ struct sandbox {
 	struct list refused_node; /* in gateway.refusing */
 	uint16_t flights;
 	uint16_t streams;
-	uint8_t resolver; /* where its next query goes first */
+	uint8_t refused_protocol; /* of the last one */
+	uint8_t resolver;         /* where its next query goes first */
 };
 
 /** A query that waits for a resolver. */
@@ -139,8 +140,9 @@ void records_tick(struct gateway *g);
 /** records_netlink: one datagram of SOURCE_NFLOG or SOURCE_CONNTRACK; false: none is there. */
 bool records_netlink(struct gateway *g, int fd);
 /** records_name: a query was accepted. records_refused: one was not. */
-void records_name(struct gateway *g, struct sandbox *s, const struct dns_query *q);
-void records_refused(struct gateway *g, struct sandbox *s);
+void records_name(struct gateway *g, struct sandbox *s, uint8_t protocol,
+		  const struct dns_query *q);
+void records_refused(struct gateway *g, struct sandbox *s, uint8_t protocol);
 
 /* forward.c */
 /** Who asked: a stream, or the sender of a UDP packet. */

@@ -81,6 +81,7 @@ static int parse(int argc, char **argv, struct gateway *g, uid_t *ret_uid)
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
+	bool resolvers = false;
 	int rc = 0;
 
 	*ret_uid = 0;
@@ -90,7 +91,8 @@ static int parse(int argc, char **argv, struct gateway *g, uid_t *ret_uid)
 			rc = parse_number("uid", 1, UINT32_MAX - 1, ret_uid);
 			break;
 		case 'r':
-			rc = parse_number("resolvers", 1, GATEWAY_RESOLVERS_MAX, &g->resolvers);
+			rc = parse_number("resolvers", 0, GATEWAY_RESOLVERS_MAX, &g->resolvers);
+			resolvers = true;
 			break;
 		case 's':
 			rc = parse_number("sockets-each", 1, GATEWAY_SOCKETS_MAX, &g->sockets_each);
@@ -102,7 +104,7 @@ static int parse(int argc, char **argv, struct gateway *g, uid_t *ret_uid)
 			rc = -1;
 		}
 	}
-	return rc < 0 || optind != argc || !*ret_uid || !g->resolvers || !g->sockets_each ? -1 : 0;
+	return rc < 0 || optind != argc || !*ret_uid || !resolvers || !g->sockets_each ? -1 : 0;
 }
 
 static int check_descriptors(const struct gateway *g, struct err *e)

@@ -88,11 +88,12 @@ static uint32_t address_of(const struct gateway *g, const struct sandbox *s)
 	return GATEWAY_SANDBOX_NET | (uint32_t)(s - g->sandboxes);
 }
 
-void records_name(struct gateway *g, struct sandbox *s, const struct dns_query *q)
+void records_name(struct gateway *g, struct sandbox *s, uint8_t protocol, const struct dns_query *q)
 {
 	uint64_t hash = hash_bytes(q->name, q->name_len);
 	struct flow_record r = { .version = FLOW_PROTO_VERSION,
 				 .event = FLOW_DNS,
+				 .protocol = protocol,
 				 .port = DNS_PORT,
 				 .session = address_of(g, s),
 				 .address = GATEWAY_ADDRESS };
@@ -112,6 +113,7 @@ static void report_refused(struct gateway *g, struct sandbox *s)
 	struct flow_record r = { .version = FLOW_PROTO_VERSION,
 				 .event = FLOW_REFUSED,
 				 .reason = FLOW_REASON_QUERY,
+				 .protocol = s->refused_protocol,
 				 .port = DNS_PORT,
 				 .session = address_of(g, s),
 				 .address = GATEWAY_ADDRESS,
@@ -125,8 +127,9 @@ static void report_refused(struct gateway *g, struct sandbox *s)
 	records_send(g, &r);
 }
 
-void records_refused(struct gateway *g, struct sandbox *s)
+void records_refused(struct gateway *g, struct sandbox *s, uint8_t protocol)
 {
+	s->refused_protocol = protocol;
 	if (!s->refused++)
 		list_add_tail(&g->refusing, &s->refused_node);
 	report_refused(g, s);

@@ -43,12 +43,12 @@ static void close_stream(struct gateway *g, struct stream *s)
 /* SECURITY: as with queries, the oldest connection of whoever has most of them yields to others. */
 static struct stream *make_room(struct gateway *g, const struct sandbox *newcomer)
 {
-	struct stream *most = NULL;
+	struct stream *most = g->stream;
 
 	for (struct stream *s = g->stream; s < g->stream + STREAMS_MAX; s++) {
 		if (s->fd < 0)
 			return s;
-		if (!most || s->sandbox->streams > most->sandbox->streams ||
+		if (s->sandbox->streams > most->sandbox->streams ||
 		    (s->sandbox == most->sandbox && s->deadline_ms < most->deadline_ms))
 			most = s;
 	}

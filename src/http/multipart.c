@@ -537,23 +537,67 @@ static size_t plain_len(struct str in)
 	return n;
 }
 
+/* Follows a possible delimiter in `in` from *pos on; STEP_HELD if it may go on behind the end. */
+static enum step follow_delimiter(struct multipart *m, struct str in, size_t *pos)
+{
+	while (*pos < in.len) {
+		enum step step = delimiter_step(m, in.ptr[*pos]);
+
+		if (step == STEP_NOT)
+			return step;
+		(*pos)++;
+		if (step != STEP_HELD)
+			return step;
+	}
+	return STEP_HELD;
+}
+
+/*
+ * Data with nothing held: everything up to a delimiter, or to what may be one, is offered at once.
+ * SECURITY: what only looks like a delimiter does not cut the data, or a body of such beginnings
+ * would cost a message to the sandbox for every few bytes.
+ */
+static int feed_fresh(struct multipart *m, struct str *in, struct err *e)
+{
+	size_t data_len = 0;
+	size_t pos = 0;
+	enum step step = STEP_NOT;
+
+	while (step == STEP_NOT && pos < in->len) {
+		pos += plain_len((struct str){ in->ptr + pos, in->len - pos });
+		data_len = pos;
+		step = follow_delimiter(m, *in, &pos);
+		if (step == STEP_NOT)
+			m->at = D_NONE; /* that byte may begin another one */
+	}
+	if (data_len) {
+		size_t took = 0;
+		int more = offer(m, in->ptr, data_len, &took, e);
+
+		if (more <= 0) {
+			m->at = D_NONE; /* looked at again when the consumer goes on */
+			*in = (struct str){ in->ptr + took, in->len - took };
+			return more;
+		}
+	}
+	if (step == STEP_HELD) {
+		m->held_len = pos - data_len;
+		memcpy(m->held, in->ptr + data_len, m->held_len);
+	}
+	*in = (struct str){ in->ptr + pos, in->len - pos };
+	return step == STEP_HELD ? 1 : end_part(m, step, e);
+}
+
 /* 1: go on, 0: the consumer stopped, -1: error. */
 static int feed_data(struct multipart *m, struct str *in, struct err *e)
 {
 	while (in->len && m->state == DATA) {
 		if (m->at == D_NONE) {
-			size_t n = plain_len(*in);
+			int more = feed_fresh(m, in, e);
 
-			if (n) {
-				size_t took = 0;
-				int more = offer(m, in->ptr, n, &took, e);
-
-				in->ptr += took;
-				in->len -= took;
-				if (more <= 0)
-					return more;
-				continue;
-			}
+			if (more <= 0)
+				return more;
+			continue;
 		}
 		enum step step = delimiter_step(m, in->ptr[0]);
 

@@ -16,8 +16,10 @@
 #include <sys/types.h>
 
 /** Host ids of one sandbox: base + 0 is the namespace's root (owns nothing, runs nothing), base + 1
- * the session. */
+ * the session. The others are nobody's, but for the first slot's JAIL_ID_GATEWAY: bivouac-gateway.
+ */
 #define JAIL_IDS_PER_SLOT 16
+#define JAIL_ID_GATEWAY   8
 
 /** jail_template: mounts rootfs_dfd read-only at `target` with a private /dev. */
 int jail_template(int rootfs_dfd, const char *target, struct err *e);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "jailer/jailer.h"
 
+#include "base/clock.h"
 #include "base/fdio.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "base/rand.h"
 #include "jailer/cgroup_tree.h"
+#include "jailer/jail.h"
 #include "jailer/landlock.h"
 #include "jailer/seccomp.h"
 
@@ -75,6 +77,31 @@ static int private_mounts(struct err *e)
 	return 0;
 }
 
+static void send_flows(void *arg, int fd)
+{
+	struct err none = ERR_INIT;
+
+	opcode_reply(arg, JAILER_FLOWS, 0, &none, clock_mono_ns(), fd);
+}
+
+static int init_network(struct jailer *j, struct err *e)
+{
+	const struct network_config config = {
+		.options = &j->config.egress,
+		.binary_dir = j->config.binary_dir,
+		.run_dir = j->config.run_dir,
+		.index = record_uid_index(j->uid_base),
+		.gateway_uid = j->uid_base + JAIL_ID_GATEWAY,
+		.epoll_fd = j->epoll_fd,
+		.watch_data = (void *)((uintptr_t)j | WATCH_NETWORK),
+		.flows = send_flows,
+		.arg = j,
+	};
+
+	j->network = network_new(&config, e);
+	return j->network ? 0 : -1;
+}
+
 static int jailer_init(struct jailer *j, const struct jailer_config *config, struct err *e)
 {
 	struct stat st;
@@ -131,7 +158,7 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 
 	if (epoll_ctl(j->epoll_fd, EPOLL_CTL_ADD, JAILER_SOCK_FD, &ev) < 0)
 		return err_sys(e, "watch the daemon");
-	return sandboxes_recover(j, e);
+	return init_network(j, e) < 0 ? -1 : sandboxes_recover(j, e);
 }
 
 /* One packet from the daemon; false when it has closed its end. */
@@ -170,6 +197,7 @@ static void jailer_done(struct jailer *j)
 	(void)!chdir("/"); /* the last sandbox was made from inside a template */
 	list_each(&j->zygotes, struct zygote, node, z)
 		zygote_free(z);
+	network_free(j->network);
 	if (j->sandboxes.len) {
 		/* They live on; a later jailer finds them. */
 		for (struct map_node *n; (n = map_next(&j->sandboxes, NULL));) {
@@ -235,8 +263,10 @@ int jailer_run(const struct jailer_config *config)
 
 			if (!p)
 				serving = serve_daemon(j);
-			else if (p & 1)
-				opcode_zygote_event(j, (struct zygote *)(p - 1));
+			else if (p & WATCH_ZYGOTE)
+				opcode_zygote_event(j, (struct zygote *)(p - WATCH_ZYGOTE));
+			else if (p & WATCH_NETWORK)
+				network_event(j->network);
 			else
 				sandbox_settle(j, (struct sandbox *)p);
 		}

@@ -11,6 +11,7 @@
 
 #include "base/map.h"
 #include "jailer/cgroup.h"
+#include "jailer/network.h"
 #include "jailer/records.h"
 #include "jailer/witness.h"
 #include "jailer/zygotes.h"
@@ -21,10 +22,16 @@ struct jailer_config {
 	const char *binary_dir; /* bivouac-agent, bivouac-zygote-python */
 	const char *uid_dir;    /* shared by all daemons of the machine */
 	uid_t owner;            /* the daemon's user: may connect to agents */
+	struct egress_options egress;
 };
 
 #define JAILER_SOCK_FD 3
 #define JAILER_LOCK_FD 4
+
+/** What a watched descriptor is of: a bit in the pointer that epoll keeps. None: a sandbox, or the
+ * daemon's socket (NULL). */
+#define WATCH_ZYGOTE  1u
+#define WATCH_NETWORK 2u
 
 struct sandbox {
 	struct map_node node;
@@ -56,6 +63,7 @@ struct jailer {
 	/* What this machine does not enforce, for RESTARTED: words, space between. */
 	char missing[JAILER_MISSING_SIZE];
 	struct zygote_config zygote_config;
+	struct network *network;
 	struct map sandboxes;
 	struct list zygotes;
 	struct list pending;

@@ -31,20 +31,45 @@
 
 static void usage(FILE *out)
 {
-	fputs("usage: bivouac-jailer --run-dir DIR --images DIR --owner UID [--uid-dir DIR]\nStarted by bivouacd with its socket as descriptor 3; see docs/jailer-protocol.md.\n",
+	fputs("usage: bivouac-jailer --run-dir DIR --images DIR --owner UID [--uid-dir DIR]\n"
+	      "         [--egress-allow CIDR[,CIDR…]] [--egress-connections N] [--egress-rate N]\n"
+	      "         [--egress-bandwidth BYTES] [--dns ADDRESS[,ADDRESS…]]\nStarted by bivouacd with its socket as descriptor 3; see docs/jailer-protocol.md.\n",
 	      out);
+}
+
+/* Settings of egress, in the order of their options below. */
+static int (*const egress_parsers[])(struct egress_options *o, const char *text, struct err *e) = {
+	egress_parse_allow,     egress_parse_connections, egress_parse_rate,
+	egress_parse_bandwidth, egress_parse_dns,
+};
+#define EGRESS_OPTION 256 /* + index: a value that no character has */
+
+static const struct option options[] = {
+	{ "run-dir", required_argument, NULL, 'r' },
+	{ "images", required_argument, NULL, 'i' },
+	{ "owner", required_argument, NULL, 'o' },
+	{ "uid-dir", required_argument, NULL, 'u' },
+	{ "egress-allow", required_argument, NULL, EGRESS_OPTION },
+	{ "egress-connections", required_argument, NULL, EGRESS_OPTION + 1 },
+	{ "egress-rate", required_argument, NULL, EGRESS_OPTION + 2 },
+	{ "egress-bandwidth", required_argument, NULL, EGRESS_OPTION + 3 },
+	{ "dns", required_argument, NULL, EGRESS_OPTION + 4 },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static int parse_egress(struct jailer_config *config, int which)
+{
+	struct err e = ERR_INIT;
+
+	if (egress_parsers[which - EGRESS_OPTION](&config->egress, optarg, &e) == 0)
+		return 0;
+	fprintf(stderr, "bivouac-jailer: %s\n", e.msg);
+	return -1;
 }
 
 static int parse(int argc, char **argv, struct jailer_config *config)
 {
-	static const struct option options[] = {
-		{ "run-dir", required_argument, NULL, 'r' },
-		{ "images", required_argument, NULL, 'i' },
-		{ "owner", required_argument, NULL, 'o' },
-		{ "uid-dir", required_argument, NULL, 'u' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
 	bool owner = false;
 
 	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -66,7 +91,8 @@ static int parse(int argc, char **argv, struct jailer_config *config)
 			usage(stdout);
 			exit(0);
 		default:
-			return -1;
+			if (c < EGRESS_OPTION || parse_egress(config, c) < 0)
+				return -1;
 		}
 	}
 	if (!config->run_dir || !config->images_dir || !owner || config->run_dir[0] != '/')
@@ -117,7 +143,8 @@ static pid_t start_worker(struct jailer_config *config)
 
 int main(int argc, char **argv)
 {
-	struct jailer_config config = { .uid_dir = "/run/bivouac-uids" };
+	struct jailer_config config = { .uid_dir = "/run/bivouac-uids",
+					.egress = EGRESS_OPTIONS_INIT };
 
 	if (parse(argc, argv, &config) < 0) {
 		usage(stderr);

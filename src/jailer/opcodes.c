@@ -121,7 +121,8 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 		now + (int64_t)ZYGOTE_RETRY_MS * (found->failures < 6 ? 1 << found->failures : 64);
 	if (zygote_start(&j->zygote_config, found, e) < 0)
 		return NULL;
-	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = (void *)((uintptr_t)found | 1) };
+	struct epoll_event ev = { .events = EPOLLIN,
+				  .data.ptr = (void *)((uintptr_t)found | WATCH_ZYGOTE) };
 
 	if (epoll_ctl(j->epoll_fd, EPOLL_CTL_ADD, found->sock, &ev) < 0) {
 		err_sys(e, "watch the zygote");
@@ -404,6 +405,33 @@ static int op_refused(struct jailer *j, const struct jailer_request *rq, struct 
 	return 0;
 }
 
+/*
+ * SECURITY, NETWORK: says of a sandbox of this jailer whether it is connected, and nothing else:
+ * address, routes and rules are the jailer's. What connected sandboxes may reach comes from root's
+ * command line, so a daemon that was taken over can connect sandboxes that should not be, which is
+ * what it could have by configuring their pool, and cannot widen what any of them reaches. Not the
+ * host, not each other.
+ */
+static int op_network(struct jailer *j, const struct jailer_request *rq, struct err *e)
+{
+	struct jailer_reply reply = { .version = JAILER_PROTO_VERSION,
+				      .op = rq->op,
+				      .tag = rq->tag };
+	struct sandbox *s = sandbox_find(j, rq->sid);
+	int64_t started = clock_mono_ns();
+
+	if (!s || s->dying)
+		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
+	int rc = rq->network ? network_connect(j->network, s->rec.slot, s->pidfd, &reply.address, e)
+			     : network_disconnect(j->network, s->rec.slot, s->pidfd, e);
+
+	if (rc < 0)
+		return -1;
+	reply.duration_us = (uint64_t)((clock_mono_ns() - started) / 1000);
+	send_reply(&reply, -1);
+	return 0;
+}
+
 void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
 {
 	struct err e = ERR_INIT;
@@ -437,6 +465,9 @@ void opcode_dispatch(struct jailer *j, const struct jailer_request *rq)
 		break;
 	case JAILER_REFUSED:
 		rc = op_refused(j, rq, &e);
+		break;
+	case JAILER_NETWORK:
+		rc = op_network(j, rq, &e);
 		break;
 	default:
 		err_set(&e, ERR_PROTOCOL, "unknown opcode %u", rq->op);

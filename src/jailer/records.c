@@ -185,6 +185,11 @@ int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct er
 	return 0;
 }
 
+unsigned record_uid_index(uid_t first)
+{
+	return (first - BLOCK_FIRST_UID) / (RECORD_SLOTS * JAIL_IDS_PER_SLOT);
+}
+
 void record_uid_release(const char *dir, const char *run_dir)
 {
 	OWNED_FD int dfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -41,4 +41,6 @@ int record_start_time(pid_t pid, unsigned long long *ret, struct err *e);
  * names its run directory.
  */
 int record_uid_block(const char *dir, const char *run_dir, uid_t *ret, struct err *e);
+/** record_uid_index: which block that is, from 0; as unique on the machine as the block. */
+unsigned record_uid_index(uid_t first);
 void record_uid_release(const char *dir, const char *run_dir);

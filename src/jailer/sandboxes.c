@@ -295,6 +295,7 @@ bool sandbox_settle(struct jailer *j, struct sandbox *s)
 		log_error("sandbox %s: its cgroup stays behind: %s", s->rec.sid,
 			  rc < 0 ? e.msg : "busy");
 	forget_files(j, s->rec.sid);
+	network_forget(j->network, s->rec.slot);
 	for (size_t i = 0; i < s->waiting_count; i++) {
 		struct err none = ERR_INIT;
 

@@ -13,32 +13,36 @@
 #define TIMEOUT_TEXT   "Request timed out waiting for code execution to complete"
 #define RESTARTED_TEXT "the kernel was restarted: variables are lost, files are kept"
 
+/* How many bytes at the beginning belong to no character; at most max. */
+static size_t bad_run(struct str s, size_t max)
+{
+	size_t n = 0;
+
+	while (n < max && n < s.len &&
+	       !utf8_run((struct str){ s.ptr + n, s.len - n < 4 ? s.len - n : 4 }))
+		n++;
+	return n;
+}
+
 /* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
 static void add_clean(struct buf *b, struct str s)
 {
-	if (!s.len || utf8_valid(s)) {
-		buf_add_str(b, s);
-		return;
-	}
-	while (s.len) {
-		size_t good = 0;
+	static const char marks[] = "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+				    "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
 
-		/* Runs of ASCII in one go, other characters one by one. */
-		while (good < s.len && (unsigned char)s.ptr[good] < 0x80)
-			good++;
-		if (!good)
-			for (size_t n = 2; n <= 4 && n <= s.len && !good; n++)
-				if (utf8_valid((struct str){ s.ptr, n }))
-					good = n;
-		if (good) {
-			buf_add(b, s.ptr, good);
-			s.ptr += good;
-			s.len -= good;
-		} else {
-			buf_add(b, "\xef\xbf\xbd", 3);
-			s.ptr++;
-			s.len--;
-		}
+	for (;;) {
+		size_t good = utf8_run(s);
+
+		buf_add(b, s.ptr, good);
+		if (good == s.len)
+			break;
+		s.ptr += good;
+		s.len -= good;
+		size_t bad = bad_run(s, sizeof(marks) / 3);
+
+		buf_add(b, marks, bad * 3);
+		s.ptr += bad;
+		s.len -= bad;
 	}
 }
 

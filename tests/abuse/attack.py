@@ -16,25 +16,24 @@ import uuid
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def _load_e2e():
-    """tests/e2e/conftest.py under a name of its own: `conftest` is this folder's."""
-    spec = importlib.util.spec_from_file_location(
-        "e2e_conftest", HERE.parent / "e2e" / "conftest.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["e2e_conftest"] = module
-    spec.loader.exec_module(module)
-    return module
+def _load(name, file):
+    """A module of tests/e2e under a name of its own: `conftest` is this folder's."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE.parent / "e2e" / file)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-e2e = sys.modules.get("e2e_conftest") or _load_e2e()
+e2e = _load("e2e_conftest", "conftest.py")
+survival = _load("survival", "survival.py")
 
 LONG = os.environ.get("BIVOUAC_ABUSE_LONG", "") not in ("", "0")
 CANARY_NAME = "BIVOUAC_ABUSE_CANARY"
 CANARY = f"canary-{uuid.uuid4().hex}"
 # Complaints of the host's kernel that no session may ever cause.
 DISASTER = re.compile(
-    r"BUG:|Oops|kernel BUG|general protection fault|use-after-free|KASAN|UBSAN|refcount_t"
+    r"BUG:|Oops|kernel BUG|^(?!.*traps:).*general protection fault|use-after-free|KASAN|UBSAN|refcount_t"
     r"|[Bb]ad page|list_(add|del) corruption|unable to handle|soft lockup|blocked for more than"
     r"|nf_conntrack: table full|TCP: out of memory|VFS: file-max"
 )

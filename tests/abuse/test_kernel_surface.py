@@ -338,7 +338,7 @@ def test_30_socket_families(session):
         """,
     )
     made = {key for key, value in answers.items() if value == "made"}
-    allowed = {"2 1", "2 2", "10 1", "10 2", "1 1", "1 2", "1 3", "1 5"}
+    allowed = {"2 1", "2 2", "10 1", "10 2", "1 1", "1 2", "1 3", "1 5", "1 524291"}
     assert made <= allowed, made - allowed
     assert {"2 1", "10 2", "1 1"} <= made
     for name in ("17 3", "40 1", "38 5", "16 3", "31 1", "44 3", "15 3", "29 3"):
@@ -361,7 +361,12 @@ def test_30_protocols(session):
         """,
     )
     assert isinstance(answers.pop("tcp"), int) and isinstance(answers.pop("udp"), int)
-    assert set(answers.values()) <= REFUSED | {"EPROTONOSUPPORT", "EAFNOSUPPORT", "ESOCKTNOSUPPORT"}, answers
+    assert set(answers.values()) <= REFUSED | {
+        "EPROTONOSUPPORT",
+        "EAFNOSUPPORT",
+        "ESOCKTNOSUPPORT",
+        "EACCES",
+    }, answers
 
 
 def test_30_abstract_sockets_of_the_host(session):
@@ -444,11 +449,11 @@ WRITE_THROUGH = """
     path = victim.__file__
     fd = os.open(path, os.O_RDONLY)
     before = os.pread(fd, 64, 0)
-    m = mmap.mmap(fd, 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    m = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
     address = next(int(l.split('-')[0], 16) for l in open('/proc/self/maps') if path in l)
-    report['memory'] = write_to_memory = attempt(lambda: os.pwrite(os.open('/proc/self/mem', os.O_RDWR), b'HOSTILE!', address))
+    report['memory'] = attempt(lambda: os.pwrite(os.open('/proc/self/mem', os.O_RDWR), b'HOSTILE!', address))
     report['mprotect'] = call(10, address, 4096, 3)
-    m2 = attempt(mmap.mmap, fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+    m2 = attempt(mmap.mmap, fd, 0, mmap.MAP_SHARED, mmap.PROT_READ)
     shared = [l for l in open('/proc/self/maps') if path in l and 's ' in l]
     if shared:
         at = int(shared[0].split('-')[0], 16)
@@ -574,7 +579,7 @@ def test_own_ioctls_on_files_of_the_image(session):
     answers = attack(
         session,
         """
-        for path in ('/', '/usr/bin/python3.11', '/mnt/data'):
+        for path in ('/', '/usr/bin/python3.11', '/etc/passwd'):
             fd = os.open(path, os.O_RDONLY)
             for name, request in dict(freeze=0xC0045877, thaw=0xC0045878, trim=0xC0185879, setflags=0x40086602,
                     setxattr=0x401C5820, fibmap=1, shutdown=0x8004587D, verity=0x40806685,

@@ -16,8 +16,9 @@ import threading
 import time
 
 import pytest
-import survival
-from kernel_log import KernelLog
+
+from abuse.attack import survival
+from abuse.kernel_log import KernelLog
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes need root")
 
@@ -182,10 +183,22 @@ def measure(d):
     )
 
 
-def test_61_random_system_calls(sysfuzz):
-    """A session makes every system call there is with every argument it can think of, to break out or break things."""
-    log = KernelLog()
+@pytest.fixture
+def daemon():
+    """One that nobody else uses, so that everything of it can be counted; in the end nothing may be left."""
     d = survival.Daemon().start()
+    try:
+        yield d
+        assert d.terminate() == 0
+        assert d.leftovers() == {}
+    finally:
+        print(f"--- end of the daemon's log ---\n{d.log_tail(20)}")
+        d.close()
+
+
+def test_61_random_system_calls(daemon, sysfuzz):
+    """A session makes every system call there is with every argument it can think of, to break out or break things."""
+    d, log = daemon, KernelLog()
     try:
         d.only_pool("random-calls", 5 * READY + WIDTH, READY, limits=LIMITS)
         neighbours = Neighbours(d)
@@ -216,9 +229,5 @@ def test_61_random_system_calls(sysfuzz):
             assert kib - rss_before[name] < GROWTH_KIB, f"{name} grew: {rss_before} {rss_after}"
         # Not a campaign of refused or broken calls only.
         assert campaign.totals["calls"] > 1000 * SESSIONS and campaign.totals["succeeded"] > 100 * SESSIONS
-        assert d.terminate() == 0
-        assert d.leftovers() == {}
     finally:
-        print(f"--- end of the daemon's log ---\n{d.log_tail(20)}")
-        d.close()
         log.close()

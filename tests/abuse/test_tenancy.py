@@ -15,17 +15,17 @@ import threading
 import time
 
 import pytest
-import survival
+
+from abuse.attack import LONG, survival
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes need root")
 
-LONG = os.environ.get("BIVOUAC_ABUSE_LONG") == "1"
 ROUNDS = 20 if LONG else 1
 CANARY = "canary-7f3d9a4c51be4e0d"
 
 
 @pytest.fixture
-def daemon():
+def own_daemon():
     with survival.Daemon() as d:
         yield d
 
@@ -79,39 +79,39 @@ class Pool:
         return self.request("DELETE", "/session", identifier)
 
 
-def test_52_token_of_one_plane_or_daemon_is_nothing_on_another(daemon):
-    """A caller tries a management token on sessions, a session token on resources, and a token of another daemon."""
-    path = daemon.url("/executions", "token-test")
+def test_52_token_of_one_plane_or_daemon_is_nothing_on_another(own_daemon):
+    """A caller tries a management token on sessions, a session token on resources, and a token of another own_daemon."""
+    path = own_daemon.url("/executions", "token-test")
     body = {"codeInputType": "Inline", "executionType": "Synchronous", "code": "1"}
-    assert daemon.request("POST", path, body).status == 200
-    assert daemon.request("POST", path, body, token="armToken").status == 401
+    assert own_daemon.request("POST", path, body).status == 200
+    assert own_daemon.request("POST", path, body, token="armToken").status == 401
     arm = f"{survival.DEFAULT_POOL}?api-version={survival.ARM_VERSION}"
-    assert daemon.request("GET", arm, token="armToken").status == 200
-    assert daemon.request("GET", arm).status == 401
-    assert daemon.request("DELETE", arm).status == 401
+    assert own_daemon.request("GET", arm, token="armToken").status == 200
+    assert own_daemon.request("GET", arm).status == 401
+    assert own_daemon.request("DELETE", arm).status == 401
     with survival.Daemon() as other:
         foreign = {"Authorization": "Bearer " + other.ready["token"]}
-        assert daemon.request("POST", path, body, headers=foreign).status == 401
+        assert own_daemon.request("POST", path, body, headers=foreign).status == 401
         foreign = {"Authorization": "Bearer " + other.ready["armToken"]}
-        assert daemon.request("GET", arm, headers=foreign).status == 401
+        assert own_daemon.request("GET", arm, headers=foreign).status == 401
 
 
-def test_52_tokens_end_with_their_key(daemon):
+def test_52_tokens_end_with_their_key(own_daemon):
     """A token that was good is used again after the operator replaced the key."""
-    old = daemon.ready["token"]
-    path = daemon.url("/files", "rotated")
-    assert daemon.request("GET", path).status == 200
-    assert daemon.terminate() == 0
-    os.unlink(os.path.join(daemon.state, "issuer.jwk"))
-    daemon.start()
-    assert daemon.ready["token"] != old
-    assert daemon.request("GET", path).status == 200
-    assert daemon.request("GET", path, headers={"Authorization": "Bearer " + old}).status == 401
+    old = own_daemon.ready["token"]
+    path = own_daemon.url("/files", "rotated")
+    assert own_daemon.request("GET", path).status == 200
+    assert own_daemon.terminate() == 0
+    os.unlink(os.path.join(own_daemon.state, "issuer.jwk"))
+    own_daemon.start()
+    assert own_daemon.ready["token"] != old
+    assert own_daemon.request("GET", path).status == 200
+    assert own_daemon.request("GET", path, headers={"Authorization": "Bearer " + old}).status == 401
 
 
-def test_54_a_hundred_clients_at_the_limit(daemon):
+def test_54_a_hundred_clients_at_the_limit(own_daemon):
     """A hundred clients create sessions at the same moment where only ten are left, each by another kind of call."""
-    pool = Pool(daemon, "ten-left", 10, 2)
+    pool = Pool(own_daemon, "ten-left", 10, 2)
     for _ in range(ROUNDS):
 
         def create(i):
@@ -123,15 +123,15 @@ def test_54_a_hundred_clients_at_the_limit(daemon):
         got = in_threads(100, create)
         served = [name for name, status in got if status == 200]
         assert len(served) == 10 and {status for _, status in got} == {200, 429}, got
-        assert set(daemon.sessions()) == set(served)
+        assert set(own_daemon.sessions()) == set(served)
         for name in served:
             assert pool.delete(name).status == 204
 
 
-def test_55_flood_of_new_identifiers_does_not_keep_another_pool_from_serving(daemon):
+def test_55_flood_of_new_identifiers_does_not_keep_another_pool_from_serving(own_daemon):
     """One tenant asks for hundreds of sessions at once, so that every sandbox in the making is his."""
-    flooded = Pool(daemon, "flooded-pool", 400, 0)
-    other = Pool(daemon, "other-pool", 20, 0)
+    flooded = Pool(own_daemon, "flooded-pool", 400, 0)
+    other = Pool(own_daemon, "other-pool", 20, 0)
     assert other.value("warm-up", "1 + 1") == 2
     waiting = threading.Thread(target=in_threads, args=(200, lambda i: flooded.execute(f"flood-{i:03}", "1 + 1")))
     waiting.start()
@@ -151,10 +151,10 @@ def sessions_of(pool):
     return r.json["sessions"]
 
 
-def test_55_pool_whose_kernels_cannot_start_does_not_disturb_others(daemon):
+def test_55_pool_whose_kernels_cannot_start_does_not_disturb_others(own_daemon):
     """A session kills every kernel it is given as soon as it lives, so that the service does nothing but start kernels."""
-    hostile = Pool(daemon, "hostile-pool", 10, 1)
-    other = Pool(daemon, "other-pool", 10, 1)
+    hostile = Pool(own_daemon, "hostile-pool", 10, 1)
+    other = Pool(own_daemon, "other-pool", 10, 1)
     code = (
         "import os, subprocess, sys\n"
         "subprocess.Popen([sys.executable, '-c', '''\n"
@@ -168,7 +168,7 @@ def test_55_pool_whose_kernels_cannot_start_does_not_disturb_others(daemon):
     )
     for i in range(3):
         assert hostile.execute(f"killer-{i}", code).status == 200
-    zygotes = [p.pid for p in daemon.zygotes()]
+    zygotes = [p.pid for p in own_daemon.zygotes()]
     began = time.monotonic()
     while time.monotonic() - began < (60 if LONG else 4):
         assert other.value("honest-user", "1 + 1") == 2
@@ -176,29 +176,29 @@ def test_55_pool_whose_kernels_cannot_start_does_not_disturb_others(daemon):
         assert other.value(name, "1 + 1") == 2
         assert other.delete(name).status == 204
     # Growing pauses: the service did not spend this time forking kernels into the killers' sandboxes.
-    assert daemon.log_tail(2000).count("its kernel ended") < 120 * (15 if LONG else 1)
-    assert [p.pid for p in daemon.zygotes()] == zygotes and daemon.alive
+    assert own_daemon.log_tail(2000).count("its kernel ended") < 120 * (15 if LONG else 1)
+    assert [p.pid for p in own_daemon.zygotes()] == zygotes and own_daemon.alive
     for i in range(3):
         assert hostile.delete(f"killer-{i}").status == 204
 
 
-def test_55_zygote_that_is_killed_again_and_again(daemon):
+def test_55_zygote_that_is_killed_again_and_again(own_daemon):
     """Whoever manages to kill the zygote finds sessions alive and the next one at work."""
-    pool = Pool(daemon, "zygote-pool", 20, 0)
+    pool = Pool(own_daemon, "zygote-pool", 20, 0)
     pool.value("old-session", "x = 7; x")
     for i in range(10 if LONG else 2):
-        zygotes = daemon.zygotes()
+        zygotes = own_daemon.zygotes()
         for p in zygotes:
             os.kill(p.pid, signal.SIGKILL)
         assert pool.value("old-session", "x") == 7
         assert pool.value(f"after-{i}", "1 + 1") == 2
-        daemon.remember()
-    assert len(daemon.zygotes()) == 1
+        own_daemon.remember()
+    assert len(own_daemon.zygotes()) == 1
 
 
-def test_55_zygote_cannot_be_reached_from_inside(daemon):
+def test_55_zygote_cannot_be_reached_from_inside(own_daemon):
     """A session looks for the zygote or anything else of the host among the processes it can see or signal."""
-    pool = Pool(daemon, "look-around", 5, 1)
+    pool = Pool(own_daemon, "look-around", 5, 1)
     code = (
         "import os, errno\n"
         "seen = []\n"
@@ -214,18 +214,18 @@ def test_55_zygote_cannot_be_reached_from_inside(daemon):
     assert pool.value("looker-1", code) == "[]"
 
 
-def test_57_forks_inherit_no_secret(daemon):
+def test_57_forks_inherit_no_secret(own_daemon):
     """A session searches its memory, environment, arguments and files for what belongs to the daemon or to others."""
-    pool = Pool(daemon, "canary-pool", 10, 2)
+    pool = Pool(own_daemon, "canary-pool", 10, 2)
     pool.value("victim-1", f"held = '{CANARY}' * 10; open('/mnt/data/f', 'w').write(held); import os; os.environ['S'] = held; 1")
-    key = json.loads(open(os.path.join(daemon.state, "issuer.jwk")).read())
+    key = json.loads(open(os.path.join(own_daemon.state, "issuer.jwk")).read())
     secrets = {
         "key": key["d"],
-        "token": daemon.ready["token"].split(".")[2],
-        "management token": daemon.ready["armToken"].split(".")[2],
+        "token": own_daemon.ready["token"].split(".")[2],
+        "management token": own_daemon.ready["armToken"].split(".")[2],
         "neighbour": CANARY + CANARY,
-        "run directory": daemon.run,
-        "state directory": daemon.state,
+        "run directory": own_daemon.run,
+        "state directory": own_daemon.state,
     }
     # One letter in a class of its own, or the search would find its own text.
     patterns = {name: re.escape(text[:8]) + f"[{text[8]}]" + re.escape(text[9:]) for name, text in secrets.items()}
@@ -276,17 +276,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("source", RANDOM)
-def test_57_random_state_is_not_shared(source, shared_daemon):
+def test_57_random_state_is_not_shared(source, new_session):
     """A session computes its neighbours' random numbers from its own, because all are copies of one process."""
-    pool = shared_daemon
-    names = [f"rng-{re.sub('[^a-z]', '-', source)}-{i}" for i in range(6)]
-    values = {pool.value(name, RANDOM[source]) for name in names}
-    for name in names:
-        assert pool.delete(name).status == 204
-    assert len(values) == len(names), values
-
-
-@pytest.fixture(scope="module")
-def shared_daemon():
-    with survival.Daemon() as d:
-        yield Pool(d, "rng-pool", 20, 4)
+    values = {new_session().value(RANDOM[source]) for _ in range(6)}
+    assert len(values) == 6, values

@@ -214,11 +214,12 @@ class World:
                 self.upstream.append(self.socket(socket.AF_INET, socket.SOCK_DGRAM))
                 self.upstream[-1].connect((address, 53))
 
-    def start(self):
+    def start(self, resolvers=len(RESOLVERS)):
         self.records, records = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.records.settimeout(10)
         self.sockets.append(self.records)
-        given = [self.log, self.conntrack, self.udp, self.tcp, records, *self.upstream]
+        given = [self.log, self.conntrack, self.udp, self.tcp, records]
+        given += self.upstream[: resolvers * SOCKETS_EACH]
         high = [fcntl.fcntl(s, fcntl.F_DUPFD_CLOEXEC, 100) for s in given]
         moves = " ".join(f"{3 + i}<&{fd}" for i, fd in enumerate(high))
         self.process = subprocess.Popen(
@@ -228,7 +229,7 @@ class World:
                 f'exec "$0" "$@" {moves}',
                 BIN_DIR / "bivouac-gateway",
                 f"--uid={UID}",
-                f"--resolvers={len(RESOLVERS)}",
+                f"--resolvers={resolvers}",
                 f"--sockets-each={SOCKETS_EACH}",
             ],
             pass_fds=high,
@@ -325,7 +326,8 @@ def test_answer_is_forwarded(world):
     assert reply.rest.startswith(record("93.184.216.34") + record("1.2.3.4"))
     assert reply.answers == 2
     flow = world.flow_of(DNS)
-    assert flow.session == "198.18.0.2" and flow.name == b"www.Example.com"
+    assert flow[:5] == (DNS, 0, socket.IPPROTO_UDP, 53, "198.18.0.2")
+    assert flow.name == b"www.Example.com"
 
 
 def test_private_addresses_in_answers_are_left_to_the_packet_filter(world):
@@ -499,6 +501,19 @@ def test_silent_resolvers_end_in_servfail(world):
     assert silent(client)
 
 
+def test_without_resolvers_queries_fail_at_once():
+    world = World()
+    try:
+        world.start(resolvers=0)
+        client = world.client()
+        world.ask(client, "www.example.com")
+        assert Message(client.recv(4096)).rcode == SERVFAIL
+        world.ask(client, "www.example.com", AAAA)
+        assert Message(client.recv(4096)).rcode == NOERROR
+    finally:
+        world.close()
+
+
 def test_queries_in_flight_are_bounded_per_sandbox(world):
     client, neighbour = world.client(), world.client("198.18.0.3")
     for i in range(100):
@@ -638,23 +653,28 @@ def test_tcp_silence_ends(world):
     assert slow.recv(1) == b""
 
 
-def test_tcp_client_that_left_does_not_matter(world):
-    stream = world.stream()
-    stream.sendall(framed(query("gone.example.com")))
-    asked = world.asked()
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.close()
-    settled(world)
-    world.answer(answer(asked))
-    settled(world)
-
-
 def answers(stream):
     try:
         stream.sendall(framed(query("a.example.com", AAAA)))
         return Message(receive(stream)).rcode == NOERROR
     except (AssertionError, OSError):
         return False
+
+
+def test_tcp_clients_that_left_make_room(world):
+    gone = [world.stream() for _ in range(8)]
+    for stream in gone:
+        stream.sendall(framed(query("gone.example.com")))
+    asked = [world.asked() for _ in gone]
+    for stream in gone:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.close()
+    settled(world)
+    assert all(answers(world.stream()) for _ in gone)
+    # Nobody gets what they asked for.
+    for message in asked:
+        world.answer(answer(message))
+    settled(world)
 
 
 def test_tcp_connections_are_bounded(world):
@@ -830,6 +850,7 @@ def test_command_line():
     for args in [
         [],
         ["--uid=1", "--resolvers=1"],
+        ["--uid=1", "--sockets-each=1"],
         ["--uid=0", "--resolvers=1", "--sockets-each=1"],
         ["--uid=4294967295", "--resolvers=1", "--sockets-each=1"],
         ["--uid=1", "--resolvers=9", "--sockets-each=1"],
@@ -840,7 +861,7 @@ def test_command_line():
     ]:
         done = run(*args)
         assert done.returncode == 64 and "usage:" in done.stderr, args
-    assert "'9' is not a number from 1 to 8" in run("--uid=1", "--resolvers=9").stderr
+    assert "'9' is not a number from 0 to 8" in run("--uid=1", "--resolvers=9").stderr
     done = run("--uid=1", "--resolvers=1", "--sockets-each=1", stdin=subprocess.DEVNULL)
     assert done.returncode == 64
     assert "descriptor 3 is not a socket" in done.stderr

@@ -250,6 +250,27 @@ static void test_utf8(void **state)
 	assert_true(utf8_valid((struct str){ "a\0b", 3 }));
 }
 
+/* Read in words: a bad byte, or a character of two, at any place. */
+static void test_utf8_run(void **state)
+{
+	char text[40];
+
+	(void)state;
+	for (size_t len = 1; len < sizeof(text); len++)
+		for (size_t at = 0; at < len; at++) {
+			memset(text, 'x', len);
+			text[at] = (char)0xff;
+			assert_int_equal(utf8_run((struct str){ text, len }), at);
+			text[at] = (char)0xc3;
+			assert_int_equal(utf8_run((struct str){ text, len }), at);
+			if (at + 1 == len)
+				continue;
+			text[at + 1] = (char)0xa9;
+			assert_int_equal(utf8_run((struct str){ text, len }), len);
+		}
+	assert_int_equal(utf8_run((struct str){ NULL, 0 }), 0);
+}
+
 static void test_utf8_cut(void **state)
 {
 	struct str s = STR("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z"); /* 1 + 2 + 3 + 4 + 1 bytes */
@@ -812,17 +833,29 @@ static void test_log(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_err),          cmocka_unit_test(test_err_truncation),
-		cmocka_unit_test(test_err_table),    cmocka_unit_test(test_str_numbers),
-		cmocka_unit_test(test_str_sizes),    cmocka_unit_test(test_str_views),
-		cmocka_unit_test(test_utf8),         cmocka_unit_test(test_utf8_cut),
-		cmocka_unit_test(test_buf_limits),   cmocka_unit_test(test_buf_take),
-		cmocka_unit_test(test_map),          cmocka_unit_test(test_map_binary_keys),
-		cmocka_unit_test(test_list),         cmocka_unit_test(test_wire),
-		cmocka_unit_test(test_wire_blobs),   cmocka_unit_test(test_base64),
-		cmocka_unit_test(test_hex_uuid),     cmocka_unit_test(test_clock),
-		cmocka_unit_test(test_fd_passing),   cmocka_unit_test(test_files),
-		cmocka_unit_test(test_unix_connect), cmocka_unit_test(test_log),
+		cmocka_unit_test(test_err),
+		cmocka_unit_test(test_err_truncation),
+		cmocka_unit_test(test_err_table),
+		cmocka_unit_test(test_str_numbers),
+		cmocka_unit_test(test_str_sizes),
+		cmocka_unit_test(test_str_views),
+		cmocka_unit_test(test_utf8),
+		cmocka_unit_test(test_utf8_cut),
+		cmocka_unit_test(test_utf8_run),
+		cmocka_unit_test(test_buf_limits),
+		cmocka_unit_test(test_buf_take),
+		cmocka_unit_test(test_map),
+		cmocka_unit_test(test_map_binary_keys),
+		cmocka_unit_test(test_list),
+		cmocka_unit_test(test_wire),
+		cmocka_unit_test(test_wire_blobs),
+		cmocka_unit_test(test_base64),
+		cmocka_unit_test(test_hex_uuid),
+		cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_fd_passing),
+		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_unix_connect),
+		cmocka_unit_test(test_log),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -75,7 +75,7 @@ static const struct {
 	{ JAILER_CREATE, true, true, true },    { JAILER_START_KERNEL, true, false, false },
 	{ JAILER_DESTROY, true, false, false }, { JAILER_LIST, true, false, false },
 	{ JAILER_STATS, true, false, false },   { JAILER_IMAGE, false, true, false },
-	{ JAILER_PING, false, false, false },
+	{ JAILER_PING, false, false, false },   { JAILER_NETWORK, true, false, false },
 };
 
 static void test_request_shape(void **state)

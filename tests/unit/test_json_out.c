@@ -57,6 +57,35 @@ static void test_all_characters(void **state)
 	buf_done(&b);
 }
 
+/* The text is read in words: a character at any place in one, after and before any others. */
+static void test_every_place(void **state)
+{
+	static const char special[] = { '"',    '\\', '\n', '\x01', '\x1f', '\0',
+					'\x20', '!',  '#',  '[',    ']' };
+	char text[40];
+
+	(void)state;
+	for (size_t len = 1; len < sizeof(text); len++)
+		for (size_t at = 0; at < len; at++)
+			for (size_t i = 0; i < sizeof(special); i++) {
+				struct buf b;
+
+				memset(text, i % 2 ? 'x' : 0x7f, len);
+				text[at] = special[i];
+				text[len - 1 - at] = special[(i + 1) % sizeof(special)];
+				buf_init(&b, 10000);
+				json_str(&b, (struct str){ text, len });
+				json_t *v = json_loadb(b.ptr, b.len,
+						       JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+
+				assert_non_null(v);
+				assert_int_equal(json_string_length(v), len);
+				assert_memory_equal(json_string_value(v), text, len);
+				json_decref(v);
+				buf_done(&b);
+			}
+}
+
 static void test_commas(void **state)
 {
 	struct buf b;
@@ -112,9 +141,8 @@ static void test_full(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_escapes),
-		cmocka_unit_test(test_all_characters),
-		cmocka_unit_test(test_commas),
+		cmocka_unit_test(test_escapes),     cmocka_unit_test(test_all_characters),
+		cmocka_unit_test(test_every_place), cmocka_unit_test(test_commas),
 		cmocka_unit_test(test_full),
 	};
 

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * gateway: the program bivouac-gateway, which answers the sandboxes' DNS questions and says what
+ * they do on the network. The jailer opens all of its sockets, so that it needs no right of its
+ * own.
+ *
+ * Descriptors: 3 NFLOG, 4 ends of connections, 5 UDP and 6 TCP (listening) on 169.254.1.1:53, 7
+ * SOCK_SEQPACKET for flow records, from 8 on UDP sockets in the host's namespace, each connected to
+ * a resolver (GATEWAY_SOCKETS_EACH for the first, then those of the next). All are non-blocking.
+ *
+ * SECURITY: it reads packets of sandboxes, so it is worth taking over; it is started with these
+ * sockets and /dev/null only, becomes a user that nothing else runs as, and filters its own system
+ * calls. Taken over, it can lie about flows and names; rules and routes are out of its reach.
+ */
+
+#include "jailer/egress.h"
+
+#include <sys/types.h>
+
+#define GATEWAY_SOCKETS_EACH 32
+
+struct gateway_config {
+	const char *binary_dir; /* bivouac-gateway */
+	uid_t uid;              /* what it becomes */
+	int ns_fd;              /* the gateway's network namespace */
+	int home_fd;            /* the host's */
+	const uint32_t *dns;
+	size_t dns_count;
+};
+
+/**
+ * gateway_start: runs it with fresh sockets. On success the caller owns the process (*ret_pid, to
+ * be reaped), its pidfd and the receiving end of the flow records.
+ */
+int gateway_start(const struct gateway_config *config, pid_t *ret_pid, int *ret_pidfd,
+		  int *ret_flows, struct err *e);

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/**
+ * netfilter: sockets that hear of packets and connections, and the end of connections. Opened in
+ * the namespace one is in (netns_run) and bound to it for good.
+ */
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+/** The group of `log … group` in the gateway's ruleset. */
+#define NETFILTER_LOG_GROUP 1
+/** Bytes of each packet that are handed over: an IPv4 header with options, and ports. */
+#define NETFILTER_LOG_BYTES 64
+
+/** netfilter_open_log: NFLOG group NETFILTER_LOG_GROUP, non-blocking. */
+int netfilter_open_log(struct err *e);
+/** netfilter_open_ends: conntrack's DESTROY events, non-blocking. */
+int netfilter_open_ends(struct err *e);
+/** netfilter_open_changes: readable when somebody changed rulesets, non-blocking. */
+int netfilter_open_changes(struct err *e);
+/** netfilter_has_table: 1 if there is an `inet` table of this name, 0 if not. */
+int netfilter_has_table(const char *name, struct err *e);
+/** netfilter_forget: ends what conntrack knows of connections that `address` (host byte order)
+ * began. */
+int netfilter_forget(uint32_t address, struct err *e);
