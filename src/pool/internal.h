@@ -22,7 +22,7 @@ struct sandbox_network {
 	bool busy;                /* a call is under way, */
 	bool asked;               /* and this is what it asks for */
 	bool counted;             /* in pools.connecting */
-	int failures;             /* in a row */
+	int failures;             /* in a row, of what was asked last */
 	struct list turn;         /* pools.connects: waits for its turn */
 	struct loop_timer *retry;
 };

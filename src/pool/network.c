@@ -49,6 +49,8 @@ static void call(struct sandbox *sb, bool on)
 	list_remove(&n->turn);
 	stop_retry(n);
 	n->busy = true;
+	if (n->asked != on)
+		n->failures = 0;
 	n->asked = on;
 	n->stale = false;
 	if (on)

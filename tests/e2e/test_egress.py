@@ -498,8 +498,8 @@ def test_switch_from_the_command_line(daemon, internet):
         "HOME": str(daemon.dir),
     }
 
-    def update(flag, status):
-        words = f"sessionpool update -n {pool.name} -g default {flag} {status}".split()
+    def update(words, status):
+        words = [*words.split(), status]
         command = ["nsenter", f"--net=/run/netns/{internet.host}", "--", BIN_DIR / "bivouac"]
         done = subprocess.run(
             [*map(str, command), *words], env=environment, capture_output=True, text=True, timeout=60
@@ -507,9 +507,11 @@ def test_switch_from_the_command_line(daemon, internet):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["properties"]["sessionNetworkConfiguration"] == {"status": status}
 
-    update("--network-status", "EgressEnabled")
+    update(f"sessionpool update -n {pool.name} -g default --network-status", "EgressEnabled")
     wait_for(lambda: ask(s, f"tcp('{WEB}')") == "connected", what="on")
-    update("--session-network-status", "EgressDisabled")
+    # As the founding document spells it.
+    spelled = f"containerapp sessionpool update --name {pool.name} --resource-group default"
+    update(f"{spelled} --session-network-status", "EgressDisabled")
     wait_for(lambda: ask(s, f"tcp('{WEB}')") == "ENETUNREACH", what="off")
     pool.delete()
 

@@ -586,6 +586,29 @@ static void test_uncuttable_session_ends(void **state)
 	assert_true(box_of(calls[0].sid)->destroyed);
 }
 
+/* Connects that failed before do not count against the cut, nor hide its failures. */
+static void test_uncuttable_after_failed_connects(void **state)
+{
+	(void)state;
+	start(false, 0);
+	settle();
+	open_session("ann-1");
+	settle();
+	put_pool(true, 0);
+	for (size_t i = 0; i < 2; i++) {
+		run_until_calls(i + 1);
+		answer(i, ERR_SYSTEM);
+	}
+	put_pool(false, 0);
+	for (size_t i = 2; i < 7; i++) {
+		run_until_calls(i + 1);
+		assert_false(calls[i].on);
+		assert_true(has_session("ann-1"));
+		answer(i, ERR_SYSTEM);
+	}
+	assert_false(has_session("ann-1"));
+}
+
 static bool session_is_asked_again(void)
 {
 	for (size_t i = 3; i < call_count; i++)
@@ -817,6 +840,7 @@ int main(void)
 		TEST(test_switch_while_made),
 		TEST(test_failed_connect_is_tried_again),
 		TEST(test_uncuttable_session_ends),
+		TEST(test_uncuttable_after_failed_connects),
 		TEST(test_asked_again_after_a_restart),
 		TEST(test_adopted_is_connected),
 		TEST(test_adopted_is_cut),
