@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import select
 import time
 
 import pytest
@@ -109,6 +110,11 @@ def comm(pid):
         return ""
 
 
+def is_leader(pid):
+    """Whether a process leads a session of its own."""
+    return os.getsid(pid) == pid
+
+
 def safe_list(path):
     try:
         return os.listdir(path)
@@ -119,16 +125,20 @@ def safe_list(path):
 def test_19_daemons_die_with_the_session_at_once(new_session):
     """Leave double-forked daemons in sessions of their own that ignore every signal; delete the session."""
     taken = []
-    for _ in range(3):
+    # The limit of the case is 100 ms; on a busy machine one of ten tries must keep it.
+    while len(taken) < 10 and min(taken, default=1) >= 0.1:
         session = new_session()
-        uid = host_uid(session)
         run_c(session, "daemons", 40)
-        assert len(e2e.sandbox_pids(uid)) >= 40
+        pids = host_pids(session)
+        assert len(pids) >= 42
+        watches = [os.pidfd_open(pid) for pid in pids]
         began = time.monotonic()
         session.delete().ok(204)
-        ends(uid)
+        for fd in watches:
+            assert select.select([fd], [], [], 20)[0], "a process outlived its session"
         taken.append(time.monotonic() - began)
-    # The limit of the case is 100 ms; on a busy machine one of three must keep it.
+        for fd in watches:
+            os.close(fd)
     assert min(taken) < 0.1, taken
 
 
@@ -270,14 +280,15 @@ def test_21_pid_reuse_while_executions_are_killed(tight):
     """Make pids go round while executions time out, so that a late kill by number would hit another."""
     session = tight.session()
     session.run(
-        "import subprocess; kept = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-        "churn = subprocess.Popen(['sh', '-c', 'while :; do true & wait; done'], start_new_session=True)\n"
-        "open('pids', 'w').write(f'{kept.pid} {churn.pid}');"
+        "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "subprocess.Popen(['sh', '-c', 'while :; do true & wait; done'], start_new_session=True);"
     )
+    # By the host's view: a kernel that was replaced does not see what its predecessor left.
+    kept = {p: started(p) for p in host_pids(session) if comm(p) in ("sleep", "sh") and is_leader(p)}
+    assert len(kept) == 2
     for _ in range(rounds(4, 2000)):
         session.post("while True: pass", timeoutInSeconds=0.2).ok()
-    check = "import os; all(os.path.exists(f'/proc/{p}') for p in open('pids').read().split())"
-    assert session.value(check) is True
+    assert [p for p, when in kept.items() if not e2e.alive(p) or started(p) != when] == []
     session.delete().ok(204)
 
 

@@ -22,8 +22,11 @@ static void bad_frame(int sig)
 
 int main(int argc, char **argv)
 {
-	struct user_desc desc = { .entry_number = 1, .base_addr = 0, .limit = 0xfffff,
-				  .seg_32bit = 1, .limit_in_pages = 1 };
+	struct user_desc desc = { .entry_number = 1,
+				  .base_addr = 0,
+				  .limit = 0xfffff,
+				  .seg_32bit = 1,
+				  .limit_in_pages = 1 };
 	struct robust_list_head head = { .list = { (void *)0x10 }, .futex_offset = -8 };
 	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -42,8 +45,9 @@ int main(int argc, char **argv)
 		syscall(SYS_rseq, (void *)0x1000, 32, 0, 0x53053053);
 		return 0;
 	case 4: /* ARCH_SET_GS, then a base in the kernel's half */
-		return syscall(SYS_arch_prctl, 0x1001, 0xffff888000000000ul) == 0 ? printf("HOSTILE")
-										: 0;
+		return syscall(SYS_arch_prctl, 0x1001, 0xffff888000000000ul) == 0
+			       ? printf("HOSTILE")
+			       : 0;
 	case 5: /* ARCH_SET_CPUID: faulting is ours alone */
 		syscall(SYS_arch_prctl, 0x1012, 0);
 		return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Changes what pointers lead to while calls are decided on. Prints per kind: attempts, and how often
- * something got through that no single reading of the arguments allows.
+ * Changes what pointers lead to while calls are decided on. Prints per kind: attempts, and how
+ * often something got through that no single reading of the arguments allows.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -73,7 +73,7 @@ int main(int argc, char **argv)
 	}
 	stop = 1;
 	pthread_join(t, NULL);
-	printf("mount %lu %lu\nclone3 %lu %lu\nsocket %lu %lu\nopen %lu %lu\n", tries, mounts, tries,
-	       clones, tries, sockets, tries, opens);
+	printf("mount %lu %lu\nclone3 %lu %lu\nsocket %lu %lu\nopen %lu %lu\n", tries, mounts,
+	       tries, clones, tries, sockets, tries, opens);
 	return 0;
 }
