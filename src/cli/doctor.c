@@ -116,6 +116,7 @@ static int run_doctor(struct cli *cli, struct err *e)
 	doctor_check_host(&d);
 	doctor_check_kernel(&d);
 	doctor_check_cgroup(&d);
+	doctor_check_network(&d);
 	doctor_check_kvm(&d);
 	/* For people first: a table unless something else was asked for. */
 	if (!cli->output.format_given)
@@ -124,7 +125,8 @@ static int run_doctor(struct cli *cli, struct err *e)
 
 	json_decref(d.findings);
 	if (!rc && d.failed)
-		rc = err_set(e, ERR_UNAVAILABLE, "this machine cannot run sessions as it is");
+		rc = err_set(e, ERR_UNAVAILABLE,
+			     "this machine cannot run sessions safely as it is");
 	return rc;
 }
 

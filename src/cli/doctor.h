@@ -46,5 +46,6 @@ void doctor_check_host(
 	struct doctor *d); /* doctor_host.c: root, limits, memory, disk, programs, user, clock */
 void doctor_check_kernel(
 	struct doctor *d); /* doctor_kernel.c: version, calls, namespaces, seccomp, file systems */
-void doctor_check_cgroup(struct doctor *d); /* doctor_cgroup.c */
-void doctor_check_kvm(struct doctor *d);    /* doctor_kvm.c */
+void doctor_check_cgroup(struct doctor *d);  /* doctor_cgroup.c */
+void doctor_check_network(struct doctor *d); /* doctor_network.c: what egress takes */
+void doctor_check_kvm(struct doctor *d);     /* doctor_kvm.c */

@@ -16,6 +16,7 @@
 
 static const struct controller {
 	const char *name;
+	const char *controller; /* that it is a part of */
 	const char *v1_file;
 	const char *v1_value;
 	const char *v2_file;
@@ -23,15 +24,19 @@ static const struct controller {
 	enum finding_status without;
 	const char *loss;
 } controllers[] = {
-	{ "memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864", FINDING_FAIL,
-	  "sessions would have no memory limit: enable the memory controller "
-	  "(cgroup_enable=memory)" },
-	{ "pids", "pids.max", "64", "pids.max", "64", FINDING_FAIL,
-	  "sessions would have no process limit: enable the pids controller" },
-	{ "cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000", FINDING_WARN,
+	{ "memory", "memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864",
+	  FINDING_FAIL,
+	  "sessions have no memory limit: enable the memory controller (cgroup_enable=memory)" },
+	{ "swap", "memory", "memory.memsw.limit_in_bytes", "-1", "memory.swap.max", "0",
+	  FINDING_WARN,
+	  "what sessions have in swap is outside of their memory limit: boot with swapaccount=1, or "
+	  "swapoff" },
+	{ "pids", "pids", "pids.max", "64", "pids.max", "64", FINDING_FAIL,
+	  "sessions have no process limit but RLIMIT_NPROC: enable the pids controller" },
+	{ "cpu", "cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000", FINDING_WARN,
 	  "sessions share the processors without a limit: enable the cpu controller with "
 	  "bandwidth" },
-	{ "freezer", "freezer.state", "FROZEN", "cgroup.freeze", "1", FINDING_WARN,
+	{ "freezer", "freezer", "freezer.state", "FROZEN", "cgroup.freeze", "1", FINDING_WARN,
 	  "sessions cannot be frozen: enable the freezer" },
 };
 
@@ -79,7 +84,7 @@ static void layout_line(struct layout *l, char *line)
 		return;
 	l->any_v1 = true;
 	for (size_t i = 0; i < ARRAY_LEN(controllers); i++)
-		if (has_word(super, controllers[i].name, ','))
+		if (has_word(super, controllers[i].controller, ','))
 			strcpy(l->v1[i], mount);
 }
 
@@ -125,6 +130,24 @@ static int try_file(const char *mount, const char *file, const char *value, stru
 	return rc;
 }
 
+/** will_be_vacated: what is seen as the root is a container's cgroup with processes, this one and
+ * only visible ones among them: bivouacd moves them away before it hands controllers down. */
+static bool will_be_vacated(int root_dfd)
+{
+	struct buf b;
+	char self[24];
+
+	buf_init(&b, MOUNTINFO_MAX);
+	bool ok = !faccessat(root_dfd, "cgroup.type", F_OK, 0) &&
+		  !fd_read_file(root_dfd, "cgroup.procs", MOUNTINFO_MAX, &b, NULL) && b.len;
+
+	snprintf(self, sizeof(self), "%d", (int)getpid());
+	/* 0 stands for a process of an outer PID namespace. */
+	ok = ok && has_word(b.ptr, self, '\n') && !has_word(b.ptr, "0", '\n');
+	buf_done(&b);
+	return ok;
+}
+
 /** try_v2: a controller that the root does not hand to its children yet is handed down for the
  * trial only. */
 static int try_v2(const char *mount, const struct controller *c, struct err *e)
@@ -141,21 +164,23 @@ static int try_v2(const char *mount, const struct controller *c, struct err *e)
 	buf_init(&b, 4096);
 	int rc = fd_read_file(dirfd, "cgroup.controllers", 4095, &b, e);
 
-	if (!rc && !has_word(b.ptr ? b.ptr : "", c->name, ' '))
+	if (!rc && !has_word(b.ptr ? b.ptr : "", c->controller, ' '))
 		rc = err_set(e, ERR_NOT_SUPPORTED, "not among the controllers of %s", mount);
 	buf_clear(&b);
 	if (!rc && !(rc = fd_read_file(dirfd, "cgroup.subtree_control", 4095, &b, e)))
-		down = has_word(b.ptr ? b.ptr : "", c->name, ' ');
+		down = has_word(b.ptr ? b.ptr : "", c->controller, ' ');
 	buf_done(&b);
 	if (!rc && !down) {
-		snprintf(text, sizeof(text), "+%s", c->name);
+		snprintf(text, sizeof(text), "+%s", c->controller);
 		rc = fd_write_once(dirfd, "cgroup.subtree_control", text, e);
+		if (rc && e->errnum == EBUSY && will_be_vacated(dirfd))
+			return 0;
 	}
 	if (rc)
 		return rc;
 	rc = try_file(mount, c->v2_file, c->v2_value, e);
 	if (!down) {
-		snprintf(text, sizeof(text), "-%s", c->name);
+		snprintf(text, sizeof(text), "-%s", c->controller);
 		fd_write_once(dirfd, "cgroup.subtree_control", text, NULL);
 	}
 	return rc;
@@ -167,6 +192,9 @@ static void check_controller(struct doctor *d, const struct layout *l, size_t i)
 	struct err e = ERR_INIT;
 	char what[40];
 	int rc = -1;
+
+	if (!strcmp(c->name, "swap") && access("/proc/swaps", F_OK))
+		return; /* a kernel without swap */
 
 	snprintf(what, sizeof(what), "cgroup %s", c->name);
 	if (*l->v1[i])
@@ -191,15 +219,14 @@ void doctor_check_cgroup(struct doctor *d)
 		doctor_add(d, FINDING_FAIL, "cgroup layout", "mount /proc", "%s", e.msg);
 		return;
 	}
-	if (!l.any_v1 && !*l.v2) {
+	if (!l.any_v1 && !*l.v2)
 		doctor_add(d, FINDING_FAIL, "cgroup layout", "mount cgroup2 at /sys/fs/cgroup",
 			   "no cgroup file system is mounted");
-		return;
-	}
-	doctor_add(d, FINDING_OK, "cgroup layout", "", "%s",
-		   !l.any_v1 ? "v2"
-		   : *l.v2   ? "hybrid (v1 controllers, v2 tree)"
-			     : "v1");
+	else
+		doctor_add(d, FINDING_OK, "cgroup layout", "", "%s",
+			   !l.any_v1 ? "v2"
+			   : *l.v2   ? "hybrid (v1 controllers, v2 tree)"
+				     : "v1");
 	for (size_t i = 0; i < ARRAY_LEN(controllers); i++)
 		check_controller(d, &l, i);
 }

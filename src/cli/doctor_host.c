@@ -80,9 +80,43 @@ static void check_namespace_limits(struct doctor *d)
 		   least == 0                ? FINDING_FAIL
 		   : least < SESSIONS_WANTED ? FINDING_WARN
 					     : FINDING_OK,
-		   "namespace limits", "raise user.max_*_namespaces with sysctl",
-		   "%llu sessions at most (%s namespaces are the scarcest)",
+		   "namespace limits",
+		   least ? "each session takes one of each: raise user.max_*_namespaces with sysctl"
+			 : "no sandbox is made: raise user.max_*_namespaces with sysctl",
+		   "%llu sessions at most (user.max_%s_namespaces is the least)",
 		   (unsigned long long)least, which);
+}
+
+/* Distributions' switches against user namespaces of unprivileged users. Sandboxes are made by
+ * root and cannot make namespaces themselves, so these may stay on. */
+static void check_user_namespace_switches(struct doctor *d)
+{
+	static const struct {
+		const char *name;
+		const char *path;
+		uint64_t restricts;
+	} switches[] = {
+		{ "kernel.unprivileged_userns_clone", "/proc/sys/kernel/unprivileged_userns_clone",
+		  0 },
+		{ "kernel.apparmor_restrict_unprivileged_userns",
+		  "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 1 },
+	};
+	char found[160] = "";
+	uint64_t value;
+
+	for (size_t i = 0; i < ARRAY_LEN(switches); i++)
+		if (proc_number(switches[i].path, &value) && value == switches[i].restricts)
+			snprintf(found + strlen(found), sizeof(found) - strlen(found), "%s%s=%llu",
+				 *found ? ", " : "", switches[i].name, (unsigned long long)value);
+	if (!*found)
+		doctor_add(d, FINDING_OK, "user namespaces", "", "not restricted by a switch");
+	else if (geteuid() == 0)
+		doctor_add(d, FINDING_OK, "user namespaces", "",
+			   "%s: no hindrance to root, who makes the sandboxes", found);
+	else
+		doctor_add(d, FINDING_WARN, "user namespaces",
+			   "run as root, who is not restricted: namespaces below cannot be tried",
+			   "%s", found);
 }
 
 static void check_files(struct doctor *d)
@@ -239,6 +273,7 @@ void doctor_check_host(struct doctor *d)
 {
 	check_root(d);
 	check_namespace_limits(d);
+	check_user_namespace_switches(d);
 	check_files(d);
 	check_pids(d);
 	check_memory(d);

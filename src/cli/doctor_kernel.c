@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -27,8 +28,12 @@
 
 #define KERNEL_MIN_MAJOR  5
 #define KERNEL_MIN_MINOR  10
-#define KERNEL_GOOD_MINOR 14       /* cgroup.kill; Landlock came with 5.13 */
-#define SECCOMP_ERRNO     ENOTUNIQ /* nothing but our filter gives it for getppid */
+#define KERNEL_GOOD_MINOR 14 /* cgroup.kill; Landlock came with 5.13 */
+/* Linux 5.13, 6.10, 6.12. TCP (ABI 4) is not used: sessions without egress have only a loopback. */
+#define LANDLOCK_ABI_FILES   1
+#define LANDLOCK_ABI_DEVICES 5
+#define LANDLOCK_ABI_SCOPES  6
+#define SECCOMP_ERRNO        ENOTUNIQ /* nothing but our filter gives it for getppid */
 
 static void check_version(struct doctor *d)
 {
@@ -73,6 +78,14 @@ static int wait_exit(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/** unshare_failed: ENOSPC means a limit, not a disk. */
+static void unshare_failed(struct trial *t)
+{
+	trial_set(t, TRIAL_FAILED, "unshare: %s",
+		  errno == ENOSPC ? "no more namespaces are allowed (user.max_*_namespaces)"
+				  : strerror(errno));
+}
+
 /** A namespace is tried as sandboxes use it: together with a user namespace of its own. */
 static void trial_namespace(struct trial *t, const void *arg)
 {
@@ -84,7 +97,7 @@ static void trial_namespace(struct trial *t, const void *arg)
 		return;
 	}
 	if (unshare(CLONE_NEWUSER | kind->flag)) {
-		trial_set(t, TRIAL_FAILED, "unshare: %s", strerror(errno));
+		unshare_failed(t);
 		return;
 	}
 	if (kind->flag == CLONE_NEWPID) {
@@ -110,9 +123,8 @@ static void check_namespaces(struct doctor *d)
 		struct trial t = doctor_child(trial_namespace, &namespaces[i], TRIAL_DEADLINE_MS);
 
 		doctor_add(d, t.result == TRIAL_OK ? FINDING_OK : FINDING_FAIL, namespaces[i].name,
-			   "use a kernel (or outer container) that allows it; check "
-			   "user.max_*_namespaces "
-			   "and the host's LSM",
+			   "no sandbox is made without it: use a kernel (or outer container) that "
+			   "allows it; check user.max_*_namespaces and the host's LSM",
 			   "%s", t.text);
 	}
 }
@@ -127,7 +139,6 @@ static void trial_seccomp(struct trial *t, const void *arg)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = { ARRAY_LEN(code), code };
-	uint32_t notify = SECCOMP_RET_USER_NOTIF;
 
 	(void)arg;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
@@ -140,10 +151,7 @@ static void trial_seccomp(struct trial *t, const void *arg)
 		trial_set(t, TRIAL_FAILED, "a filter was installed but does not filter");
 		return;
 	}
-	trial_set(t, TRIAL_OK, "a filter was installed and filters%s",
-		  syscall(__NR_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &notify)
-			  ? "; no user notification"
-			  : "");
+	trial_set(t, TRIAL_OK, "a filter was installed and filters");
 }
 
 static void check_seccomp(struct doctor *d)
@@ -151,19 +159,75 @@ static void check_seccomp(struct doctor *d)
 	struct trial t = doctor_child(trial_seccomp, NULL, TRIAL_DEADLINE_MS);
 
 	doctor_add(d, t.result == TRIAL_OK ? FINDING_OK : FINDING_FAIL, "seccomp",
-		   "use a kernel with CONFIG_SECCOMP_FILTER", "%s", t.text);
+		   "no sandbox is made: use a kernel with CONFIG_SECCOMP_FILTER", "%s", t.text);
 }
+
+static void trial_notify(struct trial *t, const void *arg)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { 1, &allow };
+	uint32_t notify = SECCOMP_RET_USER_NOTIF;
+	struct seccomp_notif_sizes sizes = { 0 };
+
+	(void)arg;
+	if (syscall(__NR_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &notify))
+		trial_set(t, TRIAL_FAILED, "user notification: %s", strerror(errno));
+	else if (syscall(__NR_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes))
+		trial_set(t, TRIAL_FAILED, "sizes of notifications: %s", strerror(errno));
+	else if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+		 syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+			 &program) < 0)
+		trial_set(t, TRIAL_FAILED, "installing a filter with a listener: %s",
+			  strerror(errno));
+	else
+		trial_set(t, TRIAL_OK, "a filter with a listener was installed");
+}
+
+static void check_seccomp_notify(struct doctor *d)
+{
+	struct trial t = doctor_child(trial_notify, NULL, TRIAL_DEADLINE_MS);
+
+	doctor_add(d, t.result == TRIAL_OK ? FINDING_OK : FINDING_WARN, "seccomp notify",
+		   "executions that a refused system call made fail do not name it: use Linux 5.0 "
+		   "or later, and no outer seccomp filter that hides it or listens itself",
+		   "%s", t.text);
+}
+
+static const struct landlock_part {
+	const char *what;
+	long abi;
+	const char *gives;
+	const char *fix;
+} landlock_parts[] = {
+	{ "landlock", LANDLOCK_ABI_FILES, "files",
+	  "files of sessions have one wall, mounts and namespaces, instead of two: boot with "
+	  "lsm=landlock,… on a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13)" },
+	{ "landlock devices", LANDLOCK_ABI_DEVICES, "ioctl of devices",
+	  "device control has one wall, the seccomp filter, instead of two: use Linux 6.10 or "
+	  "later" },
+	{ "landlock scopes", LANDLOCK_ABI_SCOPES, "abstract sockets and signals",
+	  "abstract sockets and signals have one wall, namespaces, instead of two: use Linux 6.12 "
+	  "or later" },
+};
 
 static void check_landlock(struct doctor *d)
 {
 	long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	int why = abi > 0 ? 0 : errno;
 
-	if (abi > 0)
-		doctor_add(d, FINDING_OK, "landlock", "", "ABI %ld", abi);
-	else
-		doctor_add(d, FINDING_WARN, "landlock",
-			   "an additional layer: boot with lsm=landlock,… to have it", "%s",
-			   errno == EOPNOTSUPP ? "built in, not enabled" : "not in this kernel");
+	for (size_t i = 0; i < ARRAY_LEN(landlock_parts); i++) {
+		const struct landlock_part *part = &landlock_parts[i];
+
+		if (abi >= part->abi)
+			doctor_add(d, FINDING_OK, part->what, "", "ABI %ld: %s", abi, part->gives);
+		else if (abi > 0)
+			doctor_add(d, FINDING_WARN, part->what, part->fix,
+				   "ABI %ld, ABI %ld has it", abi, part->abi);
+		else
+			doctor_add(d, FINDING_WARN, part->what, part->fix, "%s",
+				   why == EOPNOTSUPP ? "built in, not enabled"
+						     : "not in this kernel");
+	}
 }
 
 static bool call_pidfd(void)
@@ -217,6 +281,16 @@ static bool call_openat2(void)
 	return good;
 }
 
+static bool call_memfd_seal(void)
+{
+	OWNED_FD int fd = memfd_create("bivouac-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || write(fd, "x", 1) != 1 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE))
+		return false;
+	return write(fd, "y", 1) < 0 && errno == EPERM;
+}
+
 static void trial_calls(struct trial *t, const void *arg)
 {
 	static const struct {
@@ -227,6 +301,7 @@ static void trial_calls(struct trial *t, const void *arg)
 		{ "clone3", call_clone3 },
 		{ "close_range", call_close_range },
 		{ "openat2", call_openat2 },
+		{ "memfd sealing", call_memfd_seal },
 	};
 	char missing[TRIAL_TEXT_MAX - 32] = "";
 	size_t used = 0;
@@ -234,12 +309,13 @@ static void trial_calls(struct trial *t, const void *arg)
 	(void)arg;
 	for (size_t i = 0; i < ARRAY_LEN(calls); i++)
 		if (!calls[i].call())
-			used += (size_t)snprintf(missing + used, sizeof(missing) - used, " %s",
-						 calls[i].name);
+			used += (size_t)snprintf(missing + used, sizeof(missing) - used, "%s%s",
+						 used ? ", " : "", calls[i].name);
 	if (used)
-		trial_set(t, TRIAL_FAILED, "do not work:%s", missing);
+		trial_set(t, TRIAL_FAILED, "do not work: %s", missing);
 	else
-		trial_set(t, TRIAL_OK, "pidfd, clone3, close_range and openat2 work");
+		trial_set(t, TRIAL_OK,
+			  "pidfd, clone3, close_range, openat2 and memfd sealing work");
 }
 
 static void check_calls(struct doctor *d)
@@ -247,8 +323,9 @@ static void check_calls(struct doctor *d)
 	struct trial t = doctor_child(trial_calls, NULL, TRIAL_DEADLINE_MS);
 
 	doctor_add(d, t.result == TRIAL_OK ? FINDING_OK : FINDING_FAIL, "system calls",
-		   "use Linux 5.10 or later, and no outer seccomp filter that refuses them", "%s",
-		   t.text);
+		   "no sandbox is made without them: use Linux 5.10 or later, and no outer seccomp "
+		   "filter that refuses them",
+		   "%s", t.text);
 }
 
 /** enter_user: user and other namespaces with ourselves as root in them. */
@@ -259,7 +336,7 @@ static int enter_user(struct trial *t, int flags)
 	struct err e = ERR_INIT;
 
 	if (unshare(CLONE_NEWUSER | flags)) {
-		trial_set(t, TRIAL_FAILED, "unshare: %s", strerror(errno));
+		unshare_failed(t);
 		return -1;
 	}
 	fd_write_once(AT_FDCWD, "/proc/self/setgroups", "deny", NULL);
@@ -344,12 +421,10 @@ static int proc_inside(void)
 
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return TRIAL_FAILED;
-	bool hidden = !mount("proc", "/proc", "proc", flags, "hidepid=invisible,subset=pid") ||
-		      !mount("proc", "/proc", "proc", flags, "hidepid=2");
-
-	if (!hidden && mount("proc", "/proc", "proc", flags, NULL))
-		return TRIAL_FAILED;
-	return stat("/proc/1", &st) ? TRIAL_FAILED : hidden ? TRIAL_OK : TRIAL_PARTLY;
+	if (mount("proc", "/proc", "proc", flags, "hidepid=invisible,subset=pid"))
+		return mount("proc", "/proc", "proc", flags, NULL) ? TRIAL_FAILED : TRIAL_PARTLY;
+	/* Own processes, and nothing about the machine. */
+	return stat("/proc/1", &st) || !stat("/proc/sys", &st) ? TRIAL_PARTLY : TRIAL_OK;
 }
 
 static void trial_proc(struct trial *t, const void *arg)
@@ -364,10 +439,12 @@ static void trial_proc(struct trial *t, const void *arg)
 	int status = pid < 0 ? -1 : wait_exit(pid);
 
 	if (status == TRIAL_OK)
-		trial_set(t, TRIAL_OK, "mounts in a user and PID namespace, with hidepid");
+		trial_set(t, TRIAL_OK,
+			  "mounts in a user and PID namespace, with hidepid and subset=pid");
 	else if (status == TRIAL_PARTLY)
-		trial_set(t, TRIAL_PARTLY,
-			  "mounts in a user and PID namespace, hidepid is refused");
+		trial_set(t, TRIAL_FAILED,
+			  "mounts in a user and PID namespace, but hidepid=invisible,subset=pid is "
+			  "refused (Linux 5.8 has it)");
 	else
 		trial_set(t, TRIAL_FAILED, "does not mount in a user and PID namespace");
 }
@@ -381,9 +458,11 @@ static void check_mounts(struct doctor *d)
 		const char *fix;
 	} mounts[] = {
 		{ "tmpfs", trial_tmpfs, FINDING_FAIL,
-		  "use a kernel and host that allow mounts in user namespaces" },
+		  "no sandbox is made: use a kernel and host that allow mounts in user "
+		  "namespaces" },
 		{ "proc", trial_proc, FINDING_FAIL,
-		  "an outer container that masks parts of /proc prevents it: unmask (e.g. "
+		  "no sandbox is made; an outer container that masks parts of /proc prevents it: "
+		  "unmask (e.g. "
 		  "--security-opt systempaths=unconfined) or run on the host" },
 		{ "overlayfs", trial_overlay, FINDING_WARN,
 		  "use Linux 5.11 or later with CONFIG_OVERLAY_FS; sessions then use read-only "
@@ -407,6 +486,7 @@ void doctor_check_kernel(struct doctor *d)
 	check_calls(d);
 	check_namespaces(d);
 	check_seccomp(d);
+	check_seccomp_notify(d);
 	check_landlock(d);
 	check_mounts(d);
 }

@@ -10,6 +10,8 @@ struct framing {
 	struct str length;
 	bool has_length;
 	bool has_host;
+	bool has_token;
+	bool several_tokens;
 	const char *next; /* where the next header's name must be; compared, never read */
 	const char *bad;  /* what is wrong */
 };
@@ -60,6 +62,9 @@ static enum MHD_Result see_header(void *cls, enum MHD_ValueKind kind, const char
 		if (f->has_host)
 			f->bad = "several Host headers";
 		f->has_host = true;
+	} else if (name_len == 13 && str_eq_nocase(key, STR("Authorization"))) {
+		f->several_tokens |= f->has_token;
+		f->has_token = true;
 	} else if (name_len == 6 && str_eq_nocase(key, STR("Expect"))) {
 		f->rq->expect_continue = str_eq_nocase(text, STR("100-continue"));
 	}
@@ -92,6 +97,9 @@ static int examine_framing(struct http_request *rq, const char *method, const ch
 	if (!f.bad && version != rq->uri_at + rq->uri.len + 1)
 		f.bad = "the request line holds a NUL byte";
 	rq->body_done = !rq->chunked && !rq->content_length;
+	/* Which one counts is a question between us and a proxy, too. */
+	if (!f.bad && f.several_tokens)
+		return err_set(e, ERR_UNAUTHORIZED, "several Authorization headers");
 	if (!f.bad)
 		return 0;
 	rq->close_now = true;

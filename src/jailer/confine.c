@@ -45,7 +45,10 @@ static int set_rlimits(const struct confine_limits *limits, struct err *e)
 		int resource;
 		rlim_t max;
 	} rows[] = {
-		{ RLIMIT_CORE, 0 },
+		/* SECURITY: 1 and not 0: where core_pattern is a pipe (systemd-coredump, apport)
+		 * the kernel ignores 0 and starts that program as root for each crash in here; 1
+		 * alone says that there is to be no dump at all (core(5)). */
+		{ RLIMIT_CORE, 1 },
 		{ RLIMIT_SIGPENDING, 4096 },
 		{ RLIMIT_MSGQUEUE, 0 },
 		{ RLIMIT_MEMLOCK, 8 << 20 },

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/keyctl.h>
 #include <poll.h>
 #include <sched.h>
@@ -173,14 +174,19 @@ static bool serve_daemon(struct jailer *j)
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
-	if (n <= 0)
+	if (n <= 0) /* an empty packet looks the same, and no daemon in its senses sends one */
 		return false;
 	if (opcode_request_ok(&packet, (size_t)n, &e)) {
 		opcode_dispatch(j, &packet.rq);
 	} else {
 		bool has_tag = (size_t)n >= offsetof(struct jailer_request, sid);
 
-		log_warn("refused a request: %s", e.msg);
+		/* SECURITY: a daemon that was taken over does not fill the log: the first of a
+		 * kind and then every power of two. */
+		j->refused_requests++;
+		if ((j->refused_requests & (j->refused_requests - 1)) == 0)
+			log_warn("refused a request (%" PRIu64 " so far): %s", j->refused_requests,
+				 e.msg);
 		opcode_reply(j, has_tag ? packet.rq.op : 0, has_tag ? packet.rq.tag : 0, &e, 0, -1);
 	}
 	return true;

@@ -67,11 +67,13 @@ struct jailer {
 	struct map sandboxes;
 	struct list zygotes;
 	struct list pending;
+	size_t pending_count; /* at most PENDING_MAX */
 	struct list busy;
 	uint32_t next_zygote_tag;
 	uint8_t slots[RECORD_SLOTS]; /* 1 in use */
 	unsigned next_slot;
 	bool recovery_failed;
+	uint64_t refused_requests; /* malformed packets of the daemon */
 	uid_t uid_base;
 	int epoll_fd;
 	int agent_fd;                 /* sealed copy of the agent's binary */

@@ -146,10 +146,11 @@ int links_add_address(struct mnl_socket *nl, unsigned index, uint32_t address, u
 	return ask(nl, nlh, NULL, NULL) < 0 ? err_sys(e, "add an address") : 0;
 }
 
-int links_add_route(struct mnl_socket *nl, const struct link_route *r, struct err *e)
+static int ask_route(struct mnl_socket *nl, uint16_t type, uint16_t flags,
+		     const struct link_route *r)
 {
 	char buf[MESSAGE_SIZE] __attribute__((aligned(NLMSG_ALIGNTO)));
-	struct nlmsghdr *nlh = request(buf, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+	struct nlmsghdr *nlh = request(buf, type, flags);
 	struct rtmsg *rtm = mnl_nlmsg_put_extra_header(nlh, sizeof(*rtm));
 
 	rtm->rtm_family = AF_INET;
@@ -165,7 +166,21 @@ int links_add_route(struct mnl_socket *nl, const struct link_route *r, struct er
 		mnl_attr_put_u32(nlh, RTA_GATEWAY, htonl(r->via));
 	if (r->source)
 		mnl_attr_put_u32(nlh, RTA_PREFSRC, htonl(r->source));
-	return ask(nl, nlh, NULL, NULL) < 0 ? err_sys(e, "add a route") : 0;
+	return ask(nl, nlh, NULL, NULL);
+}
+
+int links_add_route(struct mnl_socket *nl, const struct link_route *r, struct err *e)
+{
+	return ask_route(nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, r) < 0
+		       ? err_sys(e, "add a route")
+		       : 0;
+}
+
+int links_delete_route(struct mnl_socket *nl, const struct link_route *r, struct err *e)
+{
+	return ask_route(nl, RTM_DELROUTE, 0, r) < 0 && errno != ESRCH && errno != ENODEV
+		       ? err_sys(e, "delete a route")
+		       : 0;
 }
 
 struct address_list {

@@ -42,6 +42,8 @@ int links_set_up(struct mnl_socket *nl, unsigned index, struct err *e);
 int links_add_address(struct mnl_socket *nl, unsigned index, uint32_t address, unsigned prefix,
 		      struct err *e);
 int links_add_route(struct mnl_socket *nl, const struct link_route *r, struct err *e);
+/** links_delete_route: one that is not there is no error. */
+int links_delete_route(struct mnl_socket *nl, const struct link_route *r, struct err *e);
 /** links_addresses: the namespace's IPv4 addresses, sorted, each once; returns how many there are,
  * of which at most max are stored. */
 int links_addresses(struct mnl_socket *nl, uint32_t *ret, size_t max, struct err *e);

@@ -17,11 +17,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define MESSAGE_SIZE   1024
-#define DUMP_SIZE      32768
-#define EVENTS_BYTES   (4 << 20)
-#define TUPLES_MAX     (8u << 20)
-#define FILTER_BY_FROM 1u /* the kernel's bit for "the original source address" */
+#define MESSAGE_SIZE 1024
+#define DUMP_SIZE    32768
+#define EVENTS_BYTES (4 << 20)
+#define TUPLES_MAX   (8u << 20)
 
 static struct nlmsghdr *request(void *buf, unsigned type, uint16_t flags, uint8_t family,
 				uint16_t resource)
@@ -153,34 +152,52 @@ int netfilter_has_table(const char *name, struct err *e)
 	return rc;
 }
 
-/* The original tuple of an entry as the kernel wrote it: what it takes to delete that entry. */
-static int keep_tuple(const struct nlmsghdr *nlh, void *arg)
+static const struct nlattr *inner(const struct nlattr *outer, uint16_t type)
 {
 	const struct nlattr *attr;
 
-	mnl_attr_for_each(attr, nlh,
-			  sizeof(struct nfgenmsg)) if (mnl_attr_get_type(attr) == CTA_TUPLE_ORIG)
-		buf_add(arg, attr, MNL_ALIGN(attr->nla_len));
+	mnl_attr_for_each_nested(attr, outer)
+	{
+		if (mnl_attr_get_type(attr) == type)
+			return attr;
+	}
+	return NULL;
+}
+
+struct walk {
+	bool (*ended)(void *arg, uint32_t address);
+	void *arg;
+	struct buf tuples;
+};
+
+/* Keeps an entry's original tuple as the kernel wrote it: what it takes to delete that entry. */
+static int keep_tuple(const struct nlmsghdr *nlh, void *arg)
+{
+	struct walk *w = arg;
+	const struct nlattr *attr;
+
+	mnl_attr_for_each(attr, nlh, sizeof(struct nfgenmsg))
+	{
+		if (mnl_attr_get_type(attr) != CTA_TUPLE_ORIG)
+			continue;
+		const struct nlattr *ip = inner(attr, CTA_TUPLE_IP);
+		const struct nlattr *from = ip ? inner(ip, CTA_IP_V4_SRC) : NULL;
+
+		if (from && mnl_attr_validate(from, MNL_TYPE_U32) == 0 &&
+		    w->ended(w->arg, ntohl(mnl_attr_get_u32(from))))
+			buf_add(&w->tuples, attr, MNL_ALIGN(attr->nla_len));
+	}
 	return MNL_CB_OK;
 }
 
-static int list_tuples(struct mnl_socket *nl, uint32_t address, struct buf *tuples)
+static int list_tuples(struct mnl_socket *nl, struct walk *w)
 {
 	char buf[MESSAGE_SIZE] __attribute__((aligned(NLMSG_ALIGNTO)));
-	struct nlmsghdr *nlh = request(buf, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET,
-				       NLM_F_DUMP, AF_INET, 0);
-	struct nlattr *tuple = mnl_attr_nest_start(nlh, CTA_TUPLE_ORIG);
-	struct nlattr *ip = mnl_attr_nest_start(nlh, CTA_TUPLE_IP);
 
-	mnl_attr_put_u32(nlh, CTA_IP_V4_SRC, htonl(address));
-	mnl_attr_nest_end(nlh, ip);
-	mnl_attr_nest_end(nlh, tuple);
-	struct nlattr *filter = mnl_attr_nest_start(nlh, CTA_FILTER);
-
-	mnl_attr_put_u32(nlh, CTA_FILTER_ORIG_FLAGS, FILTER_BY_FROM);
-	mnl_attr_put_u32(nlh, CTA_FILTER_REPLY_FLAGS, 0);
-	mnl_attr_nest_end(nlh, filter);
-	return ask(nl, nlh, keep_tuple, tuples);
+	return ask(nl,
+		   request(buf, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, NLM_F_DUMP, AF_INET,
+			   0),
+		   keep_tuple, w);
 }
 
 static int delete_tuple(struct mnl_socket *nl, const struct nlattr *tuple)
@@ -195,25 +212,27 @@ static int delete_tuple(struct mnl_socket *nl, const struct nlattr *tuple)
 	return ask(nl, nlh, NULL, NULL) < 0 && errno != ENOENT ? -1 : 0;
 }
 
-int netfilter_forget(uint32_t address, struct err *e)
+int netfilter_forget(bool (*ended)(void *arg, uint32_t address), void *arg, struct err *e)
 {
 	struct mnl_socket *nl = open_socket(e);
-	struct buf tuples;
-	int rc = -1;
+	struct walk w = { .ended = ended, .arg = arg };
 
 	if (!nl)
 		return -1;
-	buf_init(&tuples, TUPLES_MAX);
-	rc = list_tuples(nl, address, &tuples);
-	for (size_t at = 0; rc == 0 && at < tuples.len;) {
-		const struct nlattr *tuple = (const void *)(tuples.ptr + at);
+	buf_init(&w.tuples, TUPLES_MAX);
+	int rc = list_tuples(nl, &w);
+
+	for (size_t at = 0; rc == 0 && at < w.tuples.len;) {
+		const struct nlattr *tuple = (const void *)(w.tuples.ptr + at);
 
 		rc = delete_tuple(nl, tuple);
 		at += MNL_ALIGN(tuple->nla_len);
 	}
-	if (rc < 0)
-		err_sys(e, "end the connections of a sandbox");
-	buf_done(&tuples);
+	if (rc == 0 && !buf_ok(&w.tuples))
+		rc = err_set(e, ERR_NOMEM, "end the connections of sandboxes: too many");
+	else if (rc < 0)
+		err_sys(e, "end the connections of sandboxes");
+	buf_done(&w.tuples);
 	mnl_socket_close(nl);
 	return rc;
 }

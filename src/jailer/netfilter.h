@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /** The group of `log … group` in the gateway's ruleset. */
@@ -23,6 +24,6 @@ int netfilter_open_ends(struct err *e);
 int netfilter_open_changes(struct err *e);
 /** netfilter_has_table: 1 if there is an `inet` table of this name, 0 if not. */
 int netfilter_has_table(const char *name, struct err *e);
-/** netfilter_forget: ends what conntrack knows of connections that `address` (host byte order)
- * began. */
-int netfilter_forget(uint32_t address, struct err *e);
+/** netfilter_forget: ends what conntrack knows of connections that were begun by addresses (host
+ * byte order) of which `ended` says so. Walks all connections of the namespace. */
+int netfilter_forget(bool (*ended)(void *arg, uint32_t address), void *arg, struct err *e);

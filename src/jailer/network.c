@@ -29,6 +29,7 @@
 #define UPLINK_INDEX   100
 #define EGRESS_INDEX   1000 /* of eth0 in a sandbox, and of s<slot>: this + slot */
 #define UPLINK_PREFIX  30
+#define SWEEP_MS       1000
 #define RETRY_FIRST_MS 50
 #define RETRY_LAST_MS  32000
 #define RETRY_CALM_MS  10000 /* a gateway that lived this long did not fail at its start */
@@ -37,6 +38,11 @@ struct network {
 	struct network_config config;
 	int home_fd; /* the host's network namespace */
 	bool connected[RECORD_SLOTS];
+	/* Cut off, but conntrack may still know its connections: a walk over all of them takes tens
+	 * of milliseconds, so there is one for all that ended within SWEEP_MS. */
+	bool unswept[RECORD_SLOTS];
+	size_t unswept_count;
+	int sweep_fd; /* timer; armed while there is one */
 	/* The gateway's namespace; -1 and NULL until somebody is connected. */
 	int ns_fd;
 	struct mnl_socket *links;
@@ -325,12 +331,23 @@ static int start_gateway(struct network *n, struct err *e)
 	return 0;
 }
 
+static void set_timer(int fd, unsigned ms)
+{
+	const struct itimerspec when = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 } };
+
+	timerfd_settime(fd, 0, &when, NULL);
+}
+
+static bool timer_due(int fd)
+{
+	uint64_t times;
+
+	return read(fd, &times, sizeof(times)) == (ssize_t)sizeof(times);
+}
+
 static void start_later(struct network *n)
 {
-	const struct itimerspec when = { .it_value = { n->retry_ms / 1000,
-						       (long)(n->retry_ms % 1000) * 1000000 } };
-
-	timerfd_settime(n->timer_fd, 0, &when, NULL);
+	set_timer(n->timer_fd, n->retry_ms);
 	n->retry_ms = n->retry_ms < RETRY_LAST_MS / 2 ? n->retry_ms * 2 : RETRY_LAST_MS;
 }
 
@@ -363,10 +380,9 @@ static void gateway_ended(struct network *n)
 static void gateway_due(struct network *n)
 {
 	struct err e = ERR_INIT;
-	uint64_t times;
 
-	if (read(n->timer_fd, &times, sizeof(times)) != (ssize_t)sizeof(times) || n->ns_fd < 0 ||
-	    n->gateway_pidfd >= 0 || start_gateway(n, &e) == 0)
+	if (!timer_due(n->timer_fd) || n->ns_fd < 0 || n->gateway_pidfd >= 0 ||
+	    start_gateway(n, &e) == 0)
 		return;
 	log_error("bivouac-gateway: %s", e.msg);
 	reap_gateway(n);
@@ -377,16 +393,17 @@ static void gateway_due(struct network *n)
 
 static void stop(struct network *n)
 {
-	static const struct itimerspec never;
-
 	reap_gateway(n);
-	timerfd_settime(n->timer_fd, 0, &never, NULL);
+	set_timer(n->timer_fd, 0);
+	set_timer(n->sweep_fd, 0);
 	links_close(n->links);
 	n->links = NULL;
 	close_fd(&n->addresses_fd);
 	close_fd(&n->changes_fd);
 	close_fd(&n->ns_fd);
 	memset(n->connected, 0, sizeof(n->connected));
+	memset(n->unswept, 0, sizeof(n->unswept));
+	n->unswept_count = 0;
 }
 
 static int start_in_namespace(struct network *n, struct err *e)
@@ -439,9 +456,8 @@ struct network *network_new(const struct network_config *config, struct err *e)
 	n->ns_fd = n->addresses_fd = n->changes_fd = n->gateway_pidfd = -1;
 	n->home_fd = netns_current(e);
 	n->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (n->home_fd < 0 || n->timer_fd < 0 || watch(n, n->timer_fd, e) < 0) {
-		if (n->home_fd >= 0 && n->timer_fd < 0)
-			err_sys(e, "timer");
+	n->sweep_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (n->home_fd < 0 || watch(n, n->timer_fd, e) < 0 || watch(n, n->sweep_fd, e) < 0) {
 		network_free(n);
 		return NULL;
 	}
@@ -463,6 +479,7 @@ void network_free(struct network *n)
 	if (used && clean_host(n, &e) < 0)
 		log_error("the network's rules stay on the host: %s", e.msg);
 	close_fd(&n->timer_fd);
+	close_fd(&n->sweep_fd);
 	close_fd(&n->home_fd);
 	free(n);
 }
@@ -522,10 +539,46 @@ static void host_rules_changed(struct network *n)
 		log_error("the host's rulesets changed: %s", e.msg);
 }
 
+static bool is_unswept(void *arg, uint32_t address)
+{
+	const struct network *n = arg;
+	uint32_t slot = address - rules_sandbox_address(0);
+
+	return slot < RECORD_SLOTS && n->unswept[slot];
+}
+
+static int sweep_inside(void *arg, struct err *e)
+{
+	return netfilter_forget(is_unswept, arg, e);
+}
+
+/* SECURITY: an entry that stayed would lead answers to an ended sandbox's connections to the next
+ * one with its address; whoever gets that address waits for this. */
+static int sweep(struct network *n, struct err *e)
+{
+	if (netns_run(n->ns_fd, n->home_fd, sweep_inside, n, e) < 0)
+		return -1;
+	memset(n->unswept, 0, sizeof(n->unswept));
+	n->unswept_count = 0;
+	set_timer(n->sweep_fd, 0);
+	return 0;
+}
+
+static void sweep_due(struct network *n)
+{
+	struct err e = ERR_INIT;
+
+	if (!timer_due(n->sweep_fd) || n->ns_fd < 0 || sweep(n, &e) == 0)
+		return;
+	log_error("network: %s", e.msg);
+	set_timer(n->sweep_fd, SWEEP_MS);
+}
+
 void network_event(struct network *n)
 {
 	gateway_ended(n);
 	gateway_due(n);
+	sweep_due(n);
 	if (any_news(n->addresses_fd))
 		host_addresses_changed(n);
 	if (any_news(n->changes_fd))
@@ -545,6 +598,14 @@ static int open_in_sandbox(void *arg, struct err *e)
 	return *ret ? 0 : -1;
 }
 
+static struct link_route route_back(unsigned slot)
+{
+	return (struct link_route){ .to = rules_sandbox_address(slot),
+				    .prefix = 32,
+				    .index = EGRESS_INDEX + slot,
+				    .source = RULES_GATEWAY };
+}
+
 static int connect_links(struct network *n, struct mnl_socket *sandbox, int sandbox_ns,
 			 unsigned slot, struct err *e)
 {
@@ -552,9 +613,7 @@ static int connect_links(struct network *n, struct mnl_socket *sandbox, int sand
 	const uint32_t address = rules_sandbox_address(slot);
 	const struct link_end here = { name, EGRESS_INDEX + slot, true };
 	const struct link_end there = { .name = "eth0", .index = EGRESS_INDEX };
-	const struct link_route back = {
-		.to = address, .prefix = 32, .index = EGRESS_INDEX + slot, .source = RULES_GATEWAY
-	};
+	const struct link_route back = route_back(slot);
 	const struct link_route gateway = { .to = RULES_GATEWAY,
 					    .prefix = 32,
 					    .index = EGRESS_INDEX };
@@ -578,13 +637,6 @@ static int connect_links(struct network *n, struct mnl_socket *sandbox, int sand
 	return 0;
 }
 
-static int forget_connections(void *arg, struct err *e)
-{
-	const unsigned *slot = arg;
-
-	return netfilter_forget(rules_sandbox_address(*slot), e);
-}
-
 int network_connect(struct network *n, unsigned slot, int pidfd, uint32_t *ret_address,
 		    struct err *e)
 {
@@ -598,7 +650,7 @@ int network_connect(struct network *n, unsigned slot, int pidfd, uint32_t *ret_a
 		*ret_address = rules_sandbox_address(slot);
 		return 0;
 	}
-	if (start(n, e) < 0 ||
+	if (start(n, e) < 0 || (n->unswept[slot] && sweep(n, e) < 0) ||
 	    netns_run(sandbox_ns, n->home_fd, open_in_sandbox, (void *)&sandbox, e) < 0)
 		return -1;
 	int rc = connect_links(n, sandbox, sandbox_ns, slot, e);
@@ -631,15 +683,18 @@ int network_disconnect(struct network *n, unsigned slot, int pidfd, struct err *
 void network_forget(struct network *n, unsigned slot)
 {
 	struct err e = ERR_INIT;
-	char name[IF_NAMESIZE];
 
 	if (!n || !n->connected[slot])
 		return;
 	n->connected[slot] = false;
-	slot_name(slot, name);
-	/* The link first, so that no packet makes an entry anew. SECURITY: entries that stayed
-	 * would lead answers to the old sandbox's connections to the next one with this address. */
-	if (links_delete(n->links, name, &e) < 0 ||
-	    netns_run(n->ns_fd, n->home_fd, forget_connections, &slot, &e) < 0)
+	n->unswept[slot] = true;
+	if (n->unswept_count++ == 0)
+		set_timer(n->sweep_fd, SWEEP_MS);
+	/* The link goes with the sandbox's namespace, in the kernel's own time; waiting for it here
+	 * would take tens of milliseconds. SECURITY: without the route back, whatever still comes
+	 * from it is a foreign source address and makes no entry. */
+	const struct link_route back = route_back(slot);
+
+	if (links_delete_route(n->links, &back, &e) < 0)
 		log_error("network of slot %u: %s", slot, e.msg);
 }

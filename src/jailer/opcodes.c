@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #define ZYGOTE_RETRY_MS 500
+#define PENDING_MAX     4096
 
 static bool is_hex(const char *text, size_t digits)
 {
@@ -135,6 +136,11 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 static struct pending *add_pending(struct jailer *j, const struct jailer_request *rq,
 				   struct zygote *z, struct err *e)
 {
+	/* SECURITY: requests wait in root's memory while a zygote loads: a bound. */
+	if (j->pending_count >= PENDING_MAX) {
+		err_set(e, ERR_UNAVAILABLE, "%d requests wait for zygotes already", PENDING_MAX);
+		return NULL;
+	}
 	struct pending *p = calloc(1, sizeof(*p));
 
 	if (!p) {
@@ -150,7 +156,15 @@ static struct pending *add_pending(struct jailer *j, const struct jailer_request
 	p->agent_end = -1;
 	p->started_ns = clock_mono_ns();
 	list_add_tail(&j->pending, &p->node);
+	j->pending_count++;
 	return p;
+}
+
+static void pending_free(struct jailer *j, struct pending *p)
+{
+	list_remove(&p->node);
+	j->pending_count--;
+	free(p);
 }
 
 static void finish_pending(struct jailer *j, struct pending *p, const struct err *e)
@@ -158,8 +172,7 @@ static void finish_pending(struct jailer *j, struct pending *p, const struct err
 	opcode_reply(j, p->op, p->tag, e, p->started_ns, e->code == ERR_NONE ? p->agent_end : -1);
 	if (p->agent_end >= 0)
 		close(p->agent_end);
-	list_remove(&p->node);
-	free(p);
+	pending_free(j, p);
 }
 
 void opcode_zygote_event(struct jailer *j, struct zygote *z)
@@ -274,8 +287,7 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 		if (rc == 0) {
 			p->agent_end = take_fd(agent_end);
 		} else {
-			list_remove(&p->node);
-			free(p);
+			pending_free(j, p);
 		}
 	}
 	for (int i = 0; i < procs; i++)

@@ -110,7 +110,6 @@ static const char *const allowed[] = {
 	"writev",
 	/* memory */
 	"brk",
-	"madvise",
 	"membarrier",
 	"mincore",
 	"mlock",
@@ -548,6 +547,23 @@ static int allow_fcntl(scmp_filter_ctx ctx)
 	return rc;
 }
 
+/*
+ * SECURITY: advice about one's own memory. Not MADV_MERGEABLE: where ksmd runs, pages that were
+ * merged tell by timing what others have in theirs.
+ */
+static int allow_madvise(scmp_filter_ctx ctx)
+{
+	int rc = 0;
+
+	for (uint32_t advice = 0; advice <= 25; advice++)
+		if (advice != MADV_MERGEABLE)
+			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1,
+					       SCMP_A2_32(SCMP_CMP_EQ, advice));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EINVAL), SCMP_SYS(madvise), 1,
+			       SCMP_A2_32(SCMP_CMP_EQ, MADV_MERGEABLE));
+	return rc;
+}
+
 static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 {
 	int rc = 0;
@@ -566,6 +582,7 @@ static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 	rc |= allow_small_pages(ctx);
 	rc |= allow_prctl(ctx);
 	rc |= allow_fcntl(ctx);
+	rc |= allow_madvise(ctx);
 	/* As with fsync: a shared mapping of the image would reach the disk. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(msync), 1,
 			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, MS_SYNC));

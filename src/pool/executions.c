@@ -295,6 +295,8 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 		if (x->asking)
 			return; /* twice the same */
 		result_from_agent(x, r);
+		if (r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR)
+			s->sandbox->kernel_failures = 0; /* it does come up, and works */
 		if (x == s->current) {
 			loop_timer_stop(s->overdue);
 			/* The agent sends no extra message: done means idle, unless the kernel did

@@ -133,7 +133,8 @@ static void add_destination(json_t *doc, const struct flow_record *r)
 	char number[8];
 	struct in_addr address = { htonl(r->address) };
 
-	if (!r->address)
+	/* A question for a name goes to one place only. */
+	if (!r->address || r->event == FLOW_DNS)
 		return;
 	json_object_set_new(doc, "protocol", json_string(protocol_word(r->protocol, number)));
 	json_object_set_new(doc, "address",
@@ -159,7 +160,8 @@ static json_t *document(const struct flow_names *names, const struct flow_record
 		json_object_set_new(doc, "bytesOut", number(r->bytes_out));
 		json_object_set_new(doc, "bytesIn", number(r->bytes_in));
 	}
-	if (r->event == FLOW_LOST)
+	/* Of questions that were refused there is one record a second. */
+	if (r->event == FLOW_LOST || (r->event == FLOW_REFUSED && r->count))
 		json_object_set_new(doc, "count", number(r->count));
 	if (*r->name)
 		json_object_set_new(doc, "name", json_string(name_text(r->name, text)));

@@ -182,7 +182,8 @@ void network_leave(struct sandbox *sb);
 void network_done(struct sandbox *sb);
 /** network_pool_changed: connects or cuts every session of the pool. */
 void network_pool_changed(struct pool *pool);
-/** network_restarted: there is a new jailer; what is or was connected is asked again. */
+/** network_restarted: there is a new jailer; connected sessions are asked again, connected stock is
+ * destroyed. */
 void network_restarted(struct pools *p);
 
 /* flows.c */

@@ -213,6 +213,11 @@ void network_restarted(struct pools *p)
 		next = map_next(&p->sandboxes, n);
 		if (!sb->network.open || sb->state == SANDBOX_CREATING)
 			continue;
+		if (!sb->session) {
+			/* Nobody is given one that is not connected yet. */
+			sandbox_destroy(sb);
+			continue;
+		}
 		sb->network.stale = true;
 		network_settle(sb);
 	}

@@ -95,17 +95,20 @@ def growth(size):
     return mark
 
 
+_shared = []  # each module that imports the fixture has one of its own; the daemon is the same
+
+
 @pytest.fixture(scope="session")
 def target():
     if os.geteuid() != 0:
         pytest.skip("bivouacd must be started as root")
     if raise_open_files() < 2 * PLACES - 1000:
         pytest.skip("the limit of open files is too low for ten thousand connections")
-    t = Target()
-    yield t
-    t.daemon.stop()
-    t.daemon.remove()
-
+    if not _shared:
+        _shared.append(Target())
+    yield _shared[0]
+    _shared[0].daemon.stop()
+    _shared[0].daemon.remove()
 
 
 

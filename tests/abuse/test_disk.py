@@ -121,7 +121,7 @@ def test_38_fill(cell, daemon, filler):
         assert code in ("CodeExecutionFailed", "ExecutionOutOfMemory"), (place, code, err)
         if code == "CodeExecutionFailed":
             assert any(w in err for w in ("No space", "Too many links", "not supported", "File too large",
-                                          "File name too long", "Operation not permitted")), err  # fmt: skip
+                                          "File name too long", "Operation not permitted", "Permission denied")), err  # fmt: skip
         used = attack(
             cell,
             f"""
@@ -292,7 +292,7 @@ def test_40_hostile_identifiers_and_headers_in_the_log(pool, daemon):
 def test_40_deaths_and_logs(session, daemon):
     """Make kernels die in a loop: what the daemon writes about it is bounded."""
     before = os.path.getsize(daemon.stderr_path)
-    count = rounds(10, 1000)
+    count = rounds(4, 1000)
     for _ in range(count):
         session.post("import os; os._exit(3)").ok()
     grown = os.path.getsize(daemon.stderr_path) - before

@@ -199,7 +199,7 @@ def dns_answer(question):
     elif kind == 28 and name == "example.com":
         records = [struct.pack(">HHHIH", 0xC00C, 28, 1, 60, 16) + socket.inet_pton(socket.AF_INET6, WEB6)]
     elif kind == 16 and name == "example.com":
-        records = [struct.pack(">HHHIH", 0xC00C, 16, 1, 60, 201) + b"\xc8" + b"x" * 200] * 20
+        records = [struct.pack(">HHHIH", 0xC00C, 16, 1, 60, 201) + b"\xc8" + b"x" * 200] * 5
     flags = 0x8180 if name in ZONE else 0x8183
     return question[:2] + struct.pack(">HHHHH", flags, 1, len(records), 0, 0) + asked + b"".join(records)
 
@@ -216,8 +216,9 @@ def serve_dns():
         while True:
             question, peer = udp.recvfrom(4096)
             answer = dns_answer(question)
-            if len(answer) > 512:
-                answer = answer[:2] + b"\x83\x80" + answer[4:6] + bytes(6) + answer[12:][: len(question) - 12]
+            extended = struct.unpack_from(">H", question, 10)[0] > 0  # OPT: 1232 bytes or more
+            if len(answer) > (1232 if extended else 512):
+                answer = answer[:2] + b"\x83\x80" + answer[4:6] + bytes(6) + answer[12 : answer.index(0, 12) + 5]
             udp.sendto(answer, peer)
 
     def over_tcp():
@@ -236,12 +237,12 @@ def serve_dns():
         threading.Thread(target=target, daemon=True).start()
 
 
-def serve_echo():
+def serve_echo(address):
     udp = socket.socket(type=socket.SOCK_DGRAM)
-    udp.bind(("", ECHO_PORT))
+    udp.bind((address, ECHO_PORT))
     tcp = socket.socket()
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    tcp.bind(("", ECHO_PORT))
+    tcp.bind((address, ECHO_PORT))
     tcp.listen(1024)
 
     def over_udp():
@@ -304,7 +305,8 @@ def world():
                         seen.add(packet)
 
     serve_dns()
-    serve_echo()
+    for address in (WEB, METADATA, *OTHER_METADATA, PRIVATE, PRIVATE_OTHER, *UNROUTED):
+        serve_echo(address)
     for family in (socket.AF_INET, socket.AF_INET6):
         threading.Thread(target=Server(family, "world", HTTP_PORT).serve_forever, daemon=True).start()
     print("ready", flush=True)
@@ -324,7 +326,7 @@ def world():
 def host():
     for family in (socket.AF_INET, socket.AF_INET6):
         threading.Thread(target=Server(family, "host", HOST_PORT).serve_forever, daemon=True).start()
-    serve_echo()
+    serve_echo("")
     print("ready", flush=True)
     sys.stdin.read()
 

@@ -20,7 +20,7 @@ import textwrap
 import time
 import uuid
 
-from conftest import BIN_DIR, REPO, wait_for
+from conftest import BIN_DIR, REPO, SANITIZER, wait_for
 
 IMAGES = "/var/cache/bivouac/images"
 HOST, HOST_SECOND = "203.0.114.2", "198.200.0.1"
@@ -55,7 +55,11 @@ STAND_IN = """\
             if ready is flows:
                 sys.exit(0)
             if ready in (log, ends):
-                flows.send((b"log" if ready is log else b"end") + ready.recv(65536))
+                record = (b"log" if ready is log else b"end") + ready.recv(65536)
+                try:
+                    flows.send(record)
+                except BlockingIOError:
+                    pass
             elif ready is udp:
                 question, asker = udp.recvfrom(4096)
                 if question == b"exit":
@@ -335,6 +339,7 @@ class Jailer:
         time.sleep(0.2)
         self.start()
         self.end()
+        assert not SANITIZER.search(self.stderr()), self.stderr()
         shutil.rmtree(self.dir)
 
 

@@ -909,6 +909,8 @@ static const struct probe {
 	{ "setpriority of the agent", SYS_setpriority, { PRIO_PROCESS, 1, 19 }, EPERM },
 	{ "setpriority of the user", SYS_setpriority, { PRIO_USER, 0, 19 }, EPERM },
 	{ "setpriority of oneself", SYS_setpriority, { PRIO_PROCESS, 0, 1 }, ALLOWED },
+	{ "madvise MADV_MERGEABLE", SYS_madvise, { 0, 4096, MADV_MERGEABLE }, EINVAL },
+	{ "madvise MADV_DONTNEED", SYS_madvise, { 0, 0, MADV_DONTNEED }, ALLOWED },
 	{ "splice", SYS_splice, { -1 }, ENOSYS },
 	{ "mbind", SYS_mbind, { 0 }, ENOSYS },
 	{ "mq_open", SYS_mq_open, { 0 }, ENOSYS },

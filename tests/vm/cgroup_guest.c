@@ -178,6 +178,10 @@ static void check_set_memory(void)
 	remove_sandbox(SID);
 }
 
+/* Two seconds at least: while the emulator itself waits for a processor, whoever runs in the guest
+ * seems to run on, and the quota makes up for that later. Without a quota the share is a half. */
+#define THROTTLED 100
+
 /* Lets agent and kernel spin until the kernel was throttled often enough; returns the kernel's
  * share of a processor in thousandths. */
 static uint64_t spin_both(const char *kernel_stat, uint64_t *ret_agent_us, const char *agent_stat)
@@ -188,7 +192,7 @@ static uint64_t spin_both(const char *kernel_stat, uint64_t *ret_agent_us, const
 	int64_t until = seconds() + PATIENCE_S;
 
 	clock_gettime(CLOCK_MONOTONIC, &from);
-	while (read_number(kernel_stat, "nr_throttled ") < 40 && seconds() < until)
+	while (read_number(kernel_stat, "nr_throttled ") < THROTTLED && seconds() < until)
 		usleep(20000);
 	clock_gettime(CLOCK_MONOTONIC, &to);
 	uint64_t kernel_us = read_number(kernel_stat, "usage_usec ");
@@ -196,7 +200,7 @@ static uint64_t spin_both(const char *kernel_stat, uint64_t *ret_agent_us, const
 				      (to.tv_nsec - from.tv_nsec) / 1000);
 
 	*ret_agent_us = read_number(agent_stat, "usage_usec ");
-	EXPECT(read_number(kernel_stat, "nr_throttled ") >= 40, "not throttled: %s",
+	EXPECT(read_number(kernel_stat, "nr_throttled ") >= THROTTLED, "not throttled: %s",
 	       read_text(kernel_stat));
 	end(kernel);
 	end(agent);
@@ -213,7 +217,7 @@ static void check_quota(void)
 	uint64_t share = spin_both(TREE "/" SID "/kernel/cpu.stat", &agent_us,
 				   TREE "/" SID "/agent/cpu.stat");
 
-	EXPECT(share < 3 * QUOTA, "the kernel had %llu/1000 of a processor",
+	EXPECT(share < 4 * QUOTA, "the kernel had %llu/1000 of a processor",
 	       (unsigned long long)share);
 	EXPECT(read_number(TREE "/" SID "/agent/cpu.stat", "nr_throttled ") == 0,
 	       "the agent was throttled");

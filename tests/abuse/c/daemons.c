@@ -12,6 +12,8 @@ int main(int argc, char **argv)
 			setsid();
 			if (fork() != 0)
 				_exit(0);
+			for (int fd = 0; fd < 3; fd++)
+				close(fd); /* nobody waits for our end */
 			for (int sig = 1; sig < 65; sig++)
 				signal(sig, SIG_IGN);
 			for (;;)
