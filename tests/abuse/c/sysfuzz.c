@@ -225,15 +225,18 @@ static uint64_t short_time(void)
 
 static uint64_t any_flags(void)
 {
+	uint64_t bits;
+
 	switch (below(4)) {
 	case 0:
 		return 0;
 	case 1:
 		return 1ULL << below(32);
 	case 2:
-		return (1ULL << below(32)) | (1ULL << below(32)) | (1ULL << below(32));
-	default:
-		return rnd() & rnd() & rnd() & 0xffffffff;
+		return 1ULL << below(32) | below(16);
+	default: /* a quarter of the bits */
+		bits = rnd();
+		return bits & rnd() & 0xffffffff;
 	}
 }
 
@@ -243,6 +246,7 @@ static void fill_sockaddr(unsigned char *p)
 {
 	static const unsigned short families[] = { AF_UNIX,   AF_INET,   AF_INET6, AF_NETLINK,
 						   AF_PACKET, AF_UNSPEC, AF_ALG,   AF_VSOCK };
+	static const unsigned char loopback[4] = { 127, 0, 0, 1 };
 	unsigned short family = families[below(ARRAY_LEN(families))];
 
 	memset(p, 0, 128);
@@ -252,7 +256,7 @@ static void fill_sockaddr(unsigned char *p)
 	if (family == AF_UNIX)
 		strcpy((char *)p + 2 + below(2), "sock");
 	else if (family == AF_INET)
-		memcpy(p + 4, "\x7f\0\0\1", 4);
+		memcpy(p + 4, loopback, sizeof(loopback));
 	else if (family == AF_INET6)
 		p[23] = 1;
 }
