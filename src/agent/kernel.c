@@ -316,7 +316,12 @@ static void kernel_died(struct agent *a, int status)
 		take_frames(a);
 	}
 	drain_output(a);
-	kill(-k->pid, SIGKILL); /* what it started in its process group ends with it */
+	/*
+	 * SECURITY: everything else in the sandbox ends with its kernel, whatever group or session
+	 * it fled to: the next kernel starts alone, with nobody to disturb it, and no process is
+	 * left that its owner can neither see nor end. To PID 1, -1 is all but itself.
+	 */
+	kill(-1, SIGKILL);
 	if (oom)
 		death = AGENT_DEATH_OOM;
 	else if (k->killed)

@@ -179,7 +179,6 @@ static const char *const allowed[] = {
 	"sched_get_priority_min",
 	"sched_getscheduler",
 	"sched_rr_get_interval",
-	"sched_setaffinity",
 	"sched_yield",
 	"setgid",
 	"setgroups",
@@ -564,6 +563,23 @@ static int allow_madvise(scmp_filter_ctx ctx)
 	return rc;
 }
 
+/*
+ * SECURITY: every process but PID 1, the agent, which has the same user. The kernel looks at 32
+ * bits: what has a bit that 1 has not is allowed, and so is 0.
+ */
+static int allow_affinity(scmp_filter_ctx ctx)
+{
+	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1,
+				  SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, 0));
+
+	for (uint32_t bit = 2; bit; bit <<= 1)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1,
+				       SCMP_A0(SCMP_CMP_MASKED_EQ, bit, bit));
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(sched_setaffinity), 1,
+			       SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, 1));
+	return rc;
+}
+
 static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 {
 	int rc = 0;
@@ -583,6 +599,7 @@ static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 	rc |= allow_prctl(ctx);
 	rc |= allow_fcntl(ctx);
 	rc |= allow_madvise(ctx);
+	rc |= allow_affinity(ctx);
 	/* As with fsync: a shared mapping of the image would reach the disk. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(msync), 1,
 			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, MS_SYNC));

@@ -29,6 +29,7 @@ pid_t agent_world_waitpid(pid_t pid, int *status, int options);
 static char root[64];
 static struct agent_world *current;
 static pid_t killed; /* the kernel's pid once it got SIGKILL */
+static bool reaped;  /* waitpid() returned it */
 static struct buf replies;
 
 /* ---- what the agent calls ---- */
@@ -51,7 +52,12 @@ int agent_world_kill(pid_t pid, int sig)
 {
 	struct agent_kernel *k = &current->agent.kernel;
 
-	/* -1 would be every process, 0 and 1 the agent itself; nobody but the kernel is meant. */
+	/* Every process, once the kernel was reaped: what it left behind. */
+	if (pid == -1) {
+		assert(reaped && sig == SIGKILL);
+		return 0;
+	}
+	/* 0 and 1 are the agent itself; nobody but the kernel is meant. */
 	assert(pid > 1 || pid < -1);
 	assert(pid == k->pid || pid == -k->pid);
 	if (sig == SIGKILL)
@@ -65,6 +71,7 @@ pid_t agent_world_waitpid(pid_t pid, int *status, int options)
 	(void)options;
 	pid_t gone = killed;
 
+	reaped = gone != 0;
 	killed = 0;
 	*status = SIGKILL;
 	return gone;
@@ -162,6 +169,7 @@ void agent_world_open(struct agent_world *w)
 	*w = (struct agent_world){ .kernel_fd = -1, .out_fds = { -1, -1 } };
 	current = w;
 	killed = 0;
+	reaped = false;
 	*a = (struct agent){ .epoll_fd = -1,
 			     .signal_fd = -1,
 			     .timer_fd = -1,
