@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions with and without egress in a small internet of network namespaces (internet.py)."""
 
+import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import textwrap
@@ -199,11 +201,11 @@ def switch(pool, egress):
 
 
 def workers(daemon):
-    """Pids of the jailer's worker and of the gateway."""
+    """Pids of the jailer's two processes and of the gateway."""
     found = {}
     for pid in descendants(daemon.pid):
-        with open(f"/proc/{pid}/comm") as f:
-            found.setdefault(f.read().strip(), []).append(pid)
+        with contextlib.suppress(OSError):  # it has just ended
+            found.setdefault(pathlib.Path(f"/proc/{pid}/comm").read_text().strip(), []).append(pid)
     return found["bivouac-jailer"], found.get("bivouac-gateway", [])
 
 
@@ -212,7 +214,10 @@ def gateway_links(daemon):
     worker = f"/proc/{jailer_worker(daemon)}"
     own = os.readlink(f"{worker}/ns/net")
     for fd in os.listdir(f"{worker}/fd"):
-        kind = os.readlink(f"{worker}/fd/{fd}")
+        try:
+            kind = os.readlink(f"{worker}/fd/{fd}")
+        except OSError:  # it was just closed
+            continue
         if kind.startswith("net:[") and kind != own:
             shown = subprocess.run(
                 ["nsenter", f"--net={worker}/fd/{fd}", "ip", "-j", "link"], capture_output=True, check=True
