@@ -171,16 +171,28 @@ def pids(d):
     }
 
 
-def measure(d):
-    d.wait_owned((READY, READY + 2), SHELLS)
-    who = {"bivouacd": d.pid, "keeper": d.keeper(), "worker": d.worker(), "zygote": d.zygotes()[0].pid}
-    processes = {name: survival.Process(pid) for name, pid in who.items()}
-    # The daemon holds one descriptor per sandbox, the worker one pidfd: the stock may differ by some.
+def owners(d):
+    pids = {"bivouacd": d.pid, "keeper": d.keeper(), "worker": d.worker(), "zygote": d.zygotes()[0].pid}
+    return {name: survival.Process(pid) for name, pid in pids.items()}
+
+
+def descriptors(d):
+    """Without the one per sandbox that daemon and worker hold: the stock may differ by some."""
     spare = len(d.agents())
-    return (
-        {name: len(p.fds()) - (spare if name in ("bivouacd", "worker") else 0) for name, p in processes.items()},
-        {name: p.rss_kib for name, p in processes.items()},
-    )
+    return {name: len(p.fds()) - spare * (name in ("bivouacd", "worker")) for name, p in owners(d).items()}
+
+
+def settled(d):
+    """Descriptors and memory when all belongs to somebody and nothing is under way."""
+    d.wait_owned((READY, READY + 2), SHELLS)
+    seen = []
+
+    def same_again():
+        seen.append(descriptors(d))
+        return len(seen) > 5 and all(s == seen[-1] for s in seen[-5:])
+
+    survival.wait_for(same_again, "the number of descriptors stays", 30, 0.1)
+    return seen[-1], {name: p.rss_kib for name, p in owners(d).items()}
 
 
 @pytest.fixture
@@ -203,14 +215,14 @@ def test_61_random_system_calls(daemon, sysfuzz):
         d.only_pool("random-calls", 5 * READY + WIDTH, READY, limits=LIMITS)
         neighbours = Neighbours(d)
         before = pids(d)
-        fds_before, rss_before = measure(d)
+        fds_before, rss_before = settled(d)
         campaign = Campaign(d, sysfuzz)
         while campaign.running():
             log.read()
             assert d.alive and pids(d) == before, f"{pids(d)}, before {before}; seeds from {SEED}"
             time.sleep(0.1)
         neighbours.stop()
-        fds_after, rss_after = measure(d)
+        fds_after, rss_after = settled(d)
         log.read()
         print(
             f"{SESSIONS} sessions of {EACH_S} s, {WIDTH} at a time, seeds from {SEED}: {campaign.totals}; "
@@ -224,7 +236,7 @@ def test_61_random_system_calls(daemon, sysfuzz):
         assert neighbours.surprises == [] and neighbours.answers > SECONDS
         assert log.trouble == []
         assert pids(d) == before
-        assert fds_after == fds_before
+        assert fds_after == fds_before, "descriptors leak"
         for name, kib in rss_after.items():
             assert kib - rss_before[name] < GROWTH_KIB, f"{name} grew: {rss_before} {rss_after}"
         # Not a campaign of refused or broken calls only.
