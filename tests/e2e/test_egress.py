@@ -91,7 +91,7 @@ TOOLS = textwrap.dedent("""
         return line.recv(1).decode()
 
     def links():
-        return [l.split(":")[0].strip() for l in open("/proc/net/dev").readlines()[2:]]
+        return [l.split(":")[0].strip() for l in open("/proc/self/net/dev").readlines()[2:]]
 
     def own_address():
         with socket.socket(type=socket.SOCK_DGRAM) as s:
