@@ -338,6 +338,7 @@ static int start_http(struct err *e)
 		.requests_max = (uint64_t)d.options.requests_max,
 		.idle_timeout_s = (unsigned)d.options.idle_timeout_s,
 		.body_max = (size_t)d.options.body_max,
+		.buffers_max = (size_t)d.options.buffers_max,
 		.authorize = authorize,
 		.finished = finished,
 	};
@@ -464,6 +465,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.results_kept_max = (uint64_t)o->results_kept_max,
 		.egress = !d.egress_off,
 		.flow_line = o->egress_log_max ? egress_log_write : NULL,
 	};

@@ -57,6 +57,8 @@ static void test_defaults(void **state)
 	assert_null(o.config);
 	assert_int_equal(o.body_max, 8 << 20);
 	assert_int_equal(o.executions_kept, 64);
+	assert_int_equal(o.buffers_max, 512 << 20);
+	assert_int_equal(o.results_kept_max, 32 << 20);
 }
 
 static void test_forms(void **state)
