@@ -380,9 +380,10 @@ static void report_missing(const char *missing)
 		err_set(&e, ERR_UNAVAILABLE,
 			"--strict: this machine does not enforce: %s. For memory, pids, cpu: mount "
 			"the cgroup controllers writable (v1), or have them delegated (v2, "
-			"cgroup.subtree_control); for landlock: Linux 6.12 with lsm=landlock. "
-			"'bivouac doctor' says more. Or start without "
-			"--strict.",
+			"cgroup.subtree_control); for swap: boot with swapaccount=1, or without "
+			"swap; for landlock: Linux 6.12 with lsm=landlock; for "
+			"refused-call-names: no other seccomp listener around bivouacd. "
+			"'bivouac doctor' says more. Or start without --strict.",
 			missing);
 		fatal(&e);
 	}

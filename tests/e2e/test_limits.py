@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from textwrap import dedent
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from conftest import BIN_DIR, Daemon, form, wait_for, without_cgroups
 
 MIB = 1 << 20
+LIMITS = ["memory", "pids", "cpu", "swap"]
 HOLD = "held = bytearray({0} << 20); len(held) >> 20"
 
 
@@ -450,6 +452,42 @@ def test_missing_controllers_are_named(bare):
     assert unenforced(bare.default_pool())[:3] == ["memory", "pids", "cpu"]
     assert "this machine does not enforce: memory pids cpu" in bare.stderr()
     assert bare.default_pool().session().value("1 + 1") == 2
+
+
+def crippled(*words):
+    return [sys.executable, pathlib.Path(__file__).with_name("crippled.py"), *words, "--"]
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["landlock"], "landlock"),
+        (["listener"], "refused-call-names"),
+        (["landlock", "listener"], "landlock refused-call-names"),
+    ],
+)
+def test_missing_defences_are_named(words, named):
+    d = Daemon(wrapper=crippled(*words))
+    try:
+        pool = d.default_pool()
+        assert [word for word in unenforced(pool) if word not in LIMITS] == named.split()
+        line = next(line for line in d.stderr().splitlines() if "does not enforce" in line)
+        assert f"{named};" in line
+        assert pool.session().value("6 * 7") == 42
+    finally:
+        d.stop()
+        d.remove()
+
+
+def test_strict_names_missing_defences(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("bivouacd must be started as root")
+    done = start_strict(crippled("landlock", "listener"), tmp_path)
+    assert (done.returncode, done.stdout) == (69, ""), done.stderr
+    line = next(line for line in done.stderr.splitlines() if line.startswith("bivouacd:"))
+    assert "landlock refused-call-names." in line
+    for hint in ("for landlock: ", "for refused-call-names: ", "for swap: "):
+        assert hint in line
 
 
 def test_processes_are_bounded_without_a_controller(bare):
