@@ -381,7 +381,7 @@ static void report_missing(const char *missing)
 			"--strict: this machine does not enforce: %s. For memory, pids, cpu: mount "
 			"the cgroup controllers writable (v1), or have them delegated (v2, "
 			"cgroup.subtree_control); for swap: boot with swapaccount=1, or without "
-			"swap; for landlock: Linux 6.12 with lsm=landlock; for "
+			"swap; for landlock: a kernel with lsm=landlock; for "
 			"refused-call-names: no other seccomp listener around bivouacd. "
 			"'bivouac doctor' says more. Or start without --strict.",
 			missing);
