@@ -464,6 +464,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.names_wait_ms = 200,
 		.egress = !d.egress_off,
 		.flow_line = o->egress_log_max ? egress_log_write : NULL,
 	};
