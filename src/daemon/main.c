@@ -467,6 +467,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
 		.results_kept_max = (uint64_t)o->results_kept_max,
+		.names_wait_ms = 200,
 		.egress = !d.egress_off,
 		.flow_line = o->egress_log_max ? egress_log_write : NULL,
 	};

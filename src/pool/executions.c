@@ -156,20 +156,25 @@ static uint64_t memory_wanted(const struct session *s)
 	return x->memory_bytes;
 }
 
+/* Something runs, and keeps the limit it was started under. */
+static bool is_running(const struct session *s)
+{
+	return (s->current && !s->current->asking) || s->foreign_op;
+}
+
 void executions_next(struct session *s)
 {
-	if (s->ended || s->current || s->foreign_op || s->memory_busy)
+	/* Until the agent has said what there is, an execution of an earlier daemon may run. */
+	if (s->ended || !s->agent_heard || is_running(s) || s->memory_busy)
 		return;
-	/* After a restart of the daemon an execution may still be running under its limit, until
-	 * the agent has said what there is. Executions without maxMemory pay these comparisons. */
-	if (memory_wanted(s) != s->memory_set &&
-	    (s->kernel_idle || s->memory_set != MEMORY_UNKNOWN)) {
+	/* Executions without maxMemory pay this comparison. */
+	if (memory_wanted(s) != s->memory_set) {
 		s->memory_busy = true;
 		s->memory_want = memory_wanted(s);
 		sandbox_set_memory(s->sandbox, s->memory_want);
 		return;
 	}
-	if (!s->kernel_idle || list_empty(&s->queue))
+	if (s->current || !s->kernel_idle || list_empty(&s->queue))
 		return;
 	struct execution *x = list_first(&s->queue, struct execution, node);
 
@@ -254,25 +259,37 @@ static void store_leftovers(struct session *s)
 			agent_link_ack(s->sandbox->link, x->op);
 }
 
+static void tell(struct execution *x, const struct err *e)
+{
+	void (*done)(void *, struct execution *, const struct err *) = x->done;
+
+	x->done = NULL;
+	if (done)
+		done(x->arg, x, e);
+}
+
+static void complete(struct execution *x)
+{
+	x->state = EXECUTION_FINISHED;
+	x->asking = false;
+	x->finished_ns = clock_mono_ns();
+	free(x->code);
+	x->code = NULL;
+}
+
 /* The result is in x; stores it if it was promised, tells who waits. */
 static void finish(struct execution *x)
 {
 	struct session *s = x->session;
-	void (*done)(void *, struct execution *, const struct err *) = x->done;
 
-	x->state = EXECUTION_FINISHED;
-	x->finished_ns = clock_mono_ns();
-	free(x->code);
-	x->code = NULL;
+	complete(x);
 	store_leftovers(s);
 	if (x->async)
 		store_result(x);
 	list_add_tail(&s->recent, &x->node);
 	s->recent_len++;
 	s->accessed_us = clock_wall_us();
-	x->done = NULL;
-	if (done)
-		done(x->arg, x, NULL);
+	tell(x, NULL);
 	if (!s->ended)
 		prune_recent(s);
 }
@@ -295,25 +312,34 @@ static bool is_unstored(struct session *s, uint64_t op)
 	return false;
 }
 
+/* The kernel died under our hands: once more when the next one is there. */
+static void not_run(struct execution *x)
+{
+	struct session *s = x->session;
+
+	x->state = EXECUTION_QUEUED;
+	if (x != s->current)
+		return;
+	s->current = NULL;
+	list_add_head(&s->queue, &x->node);
+	s->queue_len++;
+	loop_timer_stop(s->overdue);
+}
+
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r)
 {
 	struct execution *x = find_op(s, op);
 	bool unstored = false;
 
+	/* SECURITY: it has its result. Nothing that a taken-over agent says after that changes it,
+	 * least of all makes it run again. */
+	if (x && x->asking)
+		return;
 	if (x && r->status == AGENT_RESULT_NOT_RUN) {
-		/* The kernel died under our hands: once more when the next one is there. */
-		x->state = EXECUTION_QUEUED;
-		if (x == s->current) {
-			s->current = NULL;
-			list_add_head(&s->queue, &x->node);
-			s->queue_len++;
-		}
-		loop_timer_stop(s->overdue);
+		not_run(x);
 		return;
 	}
 	if (x) {
-		if (x->asking)
-			return; /* twice the same */
 		result_from_agent(x, r);
 		if (r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR)
 			s->sandbox->kernel_failures = 0; /* it does come up, and works */
@@ -351,6 +377,7 @@ void execution_settled(struct session *s)
 	uint64_t op = x->op;
 
 	s->current = NULL;
+	loop_timer_stop(s->overdue);
 	finish(x); /* x may be gone after this */
 	if (s->ended)
 		return;
@@ -370,6 +397,10 @@ void session_overdue(void *arg)
 		err_set(&e, ERR_UNAVAILABLE, "its sandbox does not answer");
 		if (s->foreign_op)
 			session_end(s, &e);
+		return;
+	}
+	if (x->asking) {
+		execution_settled(s); /* without the names: the jailer is silent */
 		return;
 	}
 	/* Late, but not lost: its result is taken as one of an execution that nobody waits for. */
@@ -438,11 +469,7 @@ int executions_restore(struct session *s, struct err *e)
 
 static void fail_one(struct execution *x, const struct err *e)
 {
-	void (*done)(void *, struct execution *, const struct err *) = x->done;
-
-	x->done = NULL;
-	if (done)
-		done(x->arg, x, e);
+	tell(x, e);
 	execution_free(x);
 }
 
@@ -471,15 +498,8 @@ static void fail_unlimited(struct session *s, const struct err *e)
 	finish(x);
 }
 
-void session_memory_set(struct session *s, const struct err *e)
+static void memory_refused(struct session *s, const struct err *e)
 {
-	s->memory_busy = false;
-	if (e->code == ERR_NONE) {
-		s->memory_set = s->memory_want;
-		s->memory_failures = 0;
-		executions_next(s);
-		return;
-	}
 	/* Refused: nothing was changed. Anything else: who knows. */
 	if (e->code != ERR_CONFLICT) {
 		log_warn("session %s: memory limit: %s", s->guid, e->msg);
@@ -490,12 +510,31 @@ void session_memory_set(struct session *s, const struct err *e)
 		return;
 	}
 	s->memory_failures = 0;
-	if (s->kernel_idle && !list_empty(&s->queue) &&
-	    list_first(&s->queue, struct execution, node)->state == EXECUTION_QUEUED &&
-	    (s->memory_want == 0 || s->memory_want == memory_wanted(s))) {
+	if (memory_wanted(s) == s->memory_want) {
+		/* Whoever comes next asks again; nobody does in a circle. */
+		if (!s->kernel_idle || list_empty(&s->queue) ||
+		    list_first(&s->queue, struct execution, node)->state != EXECUTION_QUEUED)
+			return;
 		fail_unlimited(s, e);
-		executions_next(s);
 	}
+	/* Else who wanted it left meanwhile, and others may have queued. */
+	executions_next(s);
+}
+
+void session_memory_set(struct session *s, const struct err *e)
+{
+	s->memory_busy = false;
+	if (e->code == ERR_NONE) {
+		s->memory_set = s->memory_want;
+		s->memory_failures = 0;
+		executions_next(s);
+	} else {
+		memory_refused(s, e);
+	}
+	if (s->ended || !s->kernel_waits || (s->memory_busy && s->memory_want))
+		return;
+	s->kernel_waits = false;
+	sandbox_restart_kernel(s->sandbox);
 }
 
 void executions_fail_queued(struct session *s, const struct err *e)
@@ -525,9 +564,12 @@ void executions_fail_all(struct session *s, const struct err *e)
 {
 	if (s->current) {
 		struct execution *x = s->current;
+		bool has_result = x->asking;
 
 		s->current = NULL;
-		fail_one(x, e);
+		if (has_result)
+			complete(x); /* the caller's, whatever becomes of the session */
+		fail_one(x, has_result ? NULL : e);
 	}
 	while (!list_empty(&s->queue))
 		fail_one(list_first(&s->queue, struct execution, node), e);

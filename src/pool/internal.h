@@ -118,13 +118,16 @@ struct session {
 	int64_t accessed_us;
 	int64_t asked_ns; /* for the allocation time */
 	int64_t allocation_us;
+	bool agent_heard; /* it has said what there is: kernel, executions */
 	bool kernel_idle;
+	bool kernel_waits; /* another one starts when the memory is given back */
 	/* The memory limit of single executions, executions.c. */
 	uint64_t memory_bytes; /* the sandbox's own limit; 0: not known */
 	uint64_t memory_set;   /* the lower one in force; 0: none; MEMORY_UNKNOWN */
 	uint64_t memory_want;  /* while memory_busy */
 	bool memory_busy;      /* a change is under way; nothing starts */
 	int memory_failures;   /* in a row */
+	bool refusals_busy;    /* a question of refusals.c is under way */
 	bool stored;           /* has a row */
 	bool ended;
 	uint64_t foreign_op; /* an execution of a daemon before us whose caller is gone; 0 none */
@@ -136,8 +139,9 @@ struct session {
 	uint64_t recent_bytes; /* of their results, as far as they have been added */
 	struct list waits;     /* struct session_wait */
 	size_t wait_count;
-	struct loop_timer *idle;    /* cooldown */
-	struct loop_timer *overdue; /* current runs past its timeout and the agent is silent */
+	struct loop_timer *idle; /* cooldown */
+	/* current runs past its timeout and the agent is silent, or is asking and the jailer is */
+	struct loop_timer *overdue;
 };
 
 /* pools.c */
@@ -211,11 +215,12 @@ void session_agent_status(struct session *s, enum agent_kernel_state state, cons
 /* executions.c */
 void execution_free(struct execution *x);
 /** executions_next: starts the next queued execution if the kernel is idle, under its memory
- * limit. */
+ * limit; gives the memory back if nothing is left that runs under less. */
 void executions_next(struct session *s);
 void session_memory_set(struct session *s, const struct err *e);
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r);
-/** execution_settled: the current execution has its result, names of refused calls included. */
+/** execution_settled: the current execution has its result, with the names of refused calls or
+ * without. */
 void execution_settled(struct session *s);
 int executions_restore(struct session *s, struct err *e);
 /** executions_fail_queued: those that have not begun; executions_fail_all: every one, and forgets
@@ -226,7 +231,7 @@ void session_overdue(void *arg);
 
 /* refusals.c */
 /** refusals_ask: true if the current execution waits for the names of the system calls that it was
- * refused; execution_settled() follows, or the end of the session. */
+ * refused; execution_settled() follows, soon, or the end of the session. */
 bool refusals_ask(struct session *s, const struct agent_result *r);
 
 /* results.c */

@@ -40,6 +40,7 @@ struct pools_config {
 	uint32_t output_limit;     /* most that outputStreamsMaxLength may ask for */
 	uint32_t result_max;       /* bytes of one result with its displays */
 	int executions_kept;       /* finished executions remembered per session */
+	int names_wait_ms;         /* most that a result waits for the names of refused calls */
 	uint64_t results_kept_max; /* bytes of their results; the last one is kept in any case */
 	bool egress; /* this machine connects the sandboxes of pools that ask for it */
 	/** flow_line: one JSON document, without a line break, per record of what a sandbox did on
@@ -166,7 +167,7 @@ struct execution {
 	uint64_t memory_bytes;
 	char *code; /* until started */
 	size_t code_len;
-	struct execution_result result; /* when FINISHED */
+	struct execution_result result; /* when FINISHED, or asking */
 	bool asking;                    /* has its result, waits for the names of refused calls */
 	bool unstored;                  /* finished, and the store did not take it yet */
 	uint64_t kept_bytes;            /* FINISHED: of session.recent_bytes; 0: not added yet */

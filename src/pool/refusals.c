@@ -20,8 +20,11 @@ static void answered(void *arg, const char *const *names, size_t count, const st
 	uint64_t op = q->op;
 
 	free(q);
-	if (!s || !s->current || s->current->op != op || !s->current->asking)
+	if (!s)
 		return;
+	s->refusals_busy = false;
+	if (!s->current || s->current->op != op || !s->current->asking)
+		return; /* too late */
 	if (e->code == ERR_NONE && count)
 		result_add_refused(s->current, names, count);
 	execution_settled(s);
@@ -29,14 +32,30 @@ static void answered(void *arg, const char *const *names, size_t count, const st
 
 /*
  * Only what failed, or wrote to stderr as programs do that carry on after a refusal, is worth the
- * question: everything else is answered without it.
+ * question: everything else is answered without it. So is what was ended from outside: no refusal
+ * did that.
  */
+static bool worth_asking(const struct agent_result *r)
+{
+	switch (r->status) {
+	case AGENT_RESULT_OK:
+		return r->err.len || r->stderr_dropped;
+	case AGENT_RESULT_ERROR:
+	case AGENT_RESULT_KERNEL_DIED:
+		return true;
+	default:
+		return false;
+	}
+}
+
 bool refusals_ask(struct session *s, const struct agent_result *r)
 {
 	struct pools *p = s->pool->pools;
 	struct question *q;
 
-	if (r->status == AGENT_RESULT_OK && !r->err.len && !r->stderr_dropped)
+	/* SECURITY: one question per session: a jailer that is stuck costs each session the wait
+	 * once, and what is kept for the questions does not grow with the executions. */
+	if (!worth_asking(r) || s->refusals_busy)
 		return false;
 	q = calloc(1, sizeof(*q));
 	if (!q)
@@ -45,6 +64,8 @@ bool refusals_ask(struct session *s, const struct agent_result *r)
 	memcpy(q->sid, s->sandbox->sid, sizeof(q->sid));
 	q->op = s->current->op;
 	s->current->asking = true;
+	s->refusals_busy = true;
+	loop_timer_start(s->overdue, p->config.names_wait_ms);
 	p->config.backend->ops->refused(p->config.backend, q->sid, s->current->started_ns, answered,
 					q);
 	return true;

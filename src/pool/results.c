@@ -203,6 +203,7 @@ void result_from_agent(struct execution *x, const struct agent_result *r)
 	struct execution_result *out = &x->result;
 	struct buf b;
 
+	result_done(out);
 	out->status = r->status;
 	out->duration_us = r->duration_us < INT64_MAX ? (int64_t)r->duration_us : 0;
 	buf_init(&b, TEXT_MAX);
@@ -242,6 +243,7 @@ void result_not_started(struct execution *x, const struct err *e)
 	struct execution_result *out = &x->result;
 	struct buf b;
 
+	result_done(out);
 	out->status = e->code == ERR_CONFLICT ? AGENT_RESULT_OOM : AGENT_RESULT_KERNEL_DIED;
 	buf_init(&b, TEXT_MAX);
 	buf_addf(&b, "Execution not started: %s", e->msg);

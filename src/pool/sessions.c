@@ -159,6 +159,7 @@ void session_bind(struct session *s, struct sandbox *sb)
 	sb->state = SANDBOX_ALLOCATED;
 	sb->session = s;
 	s->sandbox = sb;
+	s->agent_heard = true;
 	s->kernel_idle = true;
 	s->memory_bytes = sb->memory_bytes;
 	pool_note_demand(s->pool);
@@ -340,17 +341,32 @@ void session_wait_cancel(struct session_wait *w)
 	free(w);
 }
 
+/*
+ * The memory is given back first, if less was left to the one that died: the next one would not
+ * come up. The jailer takes requests in order, so only a lower limit that is still on its way there
+ * has to be waited for.
+ */
+static void kernel_ended(struct session *s)
+{
+	executions_next(s);
+	if (s->memory_busy && s->memory_want)
+		s->kernel_waits = true; /* goes on in session_memory_set() */
+	else
+		sandbox_restart_kernel(s->sandbox);
+}
+
 void session_kernel_state(struct session *s, enum agent_kernel_state state, enum agent_death death)
 {
 	static const char *const deaths[] = { "", "exit", "signal", "out of memory", "killed" };
 
+	if (!s->agent_heard)
+		return; /* its status is on the way and says the same */
 	s->kernel_idle = state == AGENT_KERNEL_IDLE;
 	if (state == AGENT_KERNEL_NONE) {
 		if (death != AGENT_DEATH_NONE)
 			log_info("session %s: its kernel ended (%s); starting another", s->guid,
 				 deaths[death]);
-		executions_next(s); /* gives the memory back first, if less was left to it */
-		sandbox_restart_kernel(s->sandbox);
+		kernel_ended(s);
 	} else if (s->kernel_idle) {
 		executions_next(s);
 	}
@@ -370,7 +386,7 @@ void session_agent_status(struct session *s, enum agent_kernel_state state, cons
 			/* Its result comes as EXEC_DONE: right after this message, or
 			 * when it ends. */
 			found->state = EXECUTION_RUNNING;
-			if (states[i] == AGENT_EXEC_RUNNING) {
+			if (states[i] == AGENT_EXEC_RUNNING && !s->current) {
 				list_remove(&found->node);
 				s->queue_len--;
 				s->current = found;
@@ -379,9 +395,10 @@ void session_agent_status(struct session *s, enum agent_kernel_state state, cons
 			s->foreign_op = ops[i];
 		}
 	}
+	s->agent_heard = true;
 	s->kernel_idle = state == AGENT_KERNEL_IDLE;
 	if (state == AGENT_KERNEL_NONE)
-		sandbox_restart_kernel(s->sandbox);
+		kernel_ended(s);
 	else
 		executions_next(s);
 }

@@ -14,10 +14,15 @@
 #include <string.h>
 #include <sys/socket.h>
 
+/* Calls of one turn of the loop that can fail, and say so, when there is no memory to make them. */
+#define SPARE_CALLS 64
+
 /* One request on its way to the jailer. */
 struct call {
 	struct map_node node; /* by tag */
-	struct list unsent;   /* the socket was full */
+	struct list unsent;   /* the socket was full; or in process_backend.unmade, .spare */
+	bool is_spare;
+	bool is_unmade;
 	struct jailer_request rq;
 	void *arg;
 	backend_done_fn done;
@@ -37,6 +42,10 @@ struct process_backend {
 	struct loop_watch *watch;
 	struct map calls;
 	struct list unsent;
+	struct list unmade; /* for want of memory: fail in the next turn */
+	struct list spare;
+	struct call spares[SPARE_CALLS];
+	struct loop_timer *fail; /* calls whose failure is known already */
 	uint32_t next_tag;
 	bool lost;
 	int flows_fd; /* -1: nothing is connected yet */
@@ -53,7 +62,10 @@ static void call_free(struct process_backend *p, struct call *c)
 	map_remove(&p->calls, &c->node);
 	list_remove(&c->unsent);
 	free(c->sids);
-	free(c);
+	if (c->is_spare)
+		list_add_tail(&p->spare, &c->unsent);
+	else
+		free(c);
 }
 
 static void call_end(struct process_backend *p, struct call *c, const struct jailer_reply *reply,
@@ -140,13 +152,30 @@ static void flush(struct process_backend *p)
 	set_events(p);
 }
 
+static struct call *take_spare(struct process_backend *p)
+{
+	/* A call that is forgotten leaves its caller waiting for ever; a new daemon does not. */
+	if (list_empty(&p->spare)) {
+		log_error("out of memory for calls to the jailer");
+		abort();
+	}
+	struct call *c = list_first(&p->spare, struct call, unsent);
+
+	list_remove(&c->unsent);
+	*c = (struct call){ .is_spare = true };
+	return c;
+}
+
+/* Never NULL: what cannot be made fails from the loop, like any other call. */
 static struct call *call_new(struct process_backend *p, enum jailer_op op, const char *sid,
 			     void *arg)
 {
 	struct call *c = calloc(1, sizeof(*c));
 
-	if (!c)
-		return NULL;
+	if (!c) {
+		c = take_spare(p);
+		c->is_unmade = true;
+	}
 	if (++p->next_tag == 0)
 		p->next_tag = 1;
 	c->rq.version = JAILER_PROTO_VERSION;
@@ -156,11 +185,9 @@ static struct call *call_new(struct process_backend *p, enum jailer_op op, const
 	list_init(&c->unsent);
 	if (sid)
 		snprintf(c->rq.sid, sizeof(c->rq.sid), "%s", sid);
-	if (map_put(&p->calls, &c->node, (struct str){ (char *)&c->rq.tag, sizeof(c->rq.tag) }) <
-	    0) {
-		free(c);
-		return NULL;
-	}
+	if (!c->is_unmade &&
+	    map_put(&p->calls, &c->node, (struct str){ (char *)&c->rq.tag, sizeof(c->rq.tag) }) < 0)
+		c->is_unmade = true;
 	return c;
 }
 
@@ -169,15 +196,29 @@ static void fail_later(void *arg)
 {
 	struct process_backend *p = arg;
 	struct err e = ERR_INIT;
+	struct list unmade;
 
+	list_init(&unmade);
+	while (!list_empty(&p->unmade)) {
+		struct call *c = list_first(&p->unmade, struct call, unsent);
+
+		list_remove(&c->unsent);
+		list_add_tail(&unmade, &c->unsent);
+	}
+	err_set(&e, ERR_NOMEM, "out of memory");
+	fail_detached(p, &unmade, &e);
+	if (!p->lost)
+		return;
 	err_set(&e, ERR_UNAVAILABLE, "the jailer is gone");
 	fail_all(p, &e);
 }
 
 static void call_send(struct process_backend *p, struct call *c)
 {
-	if (p->lost) {
-		loop_later(fail_later, p);
+	if (c->is_unmade)
+		list_add_tail(&p->unmade, &c->unsent);
+	if (c->is_unmade || p->lost) {
+		loop_timer_start(p->fail, 0);
 		return;
 	}
 	list_add_tail(&p->unsent, &c->unsent);
@@ -323,22 +364,11 @@ static void readable(void *arg, int events)
 	}
 }
 
-static void no_memory(struct err *e)
-{
-	err_set(e, ERR_NOMEM, "out of memory");
-}
-
 static void process_load_image(struct backend *b, const char *image, backend_done_fn done,
 			       void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_IMAGE, NULL, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, &e);
-		return;
-	}
 	snprintf(c->rq.image, sizeof(c->rq.image), "%s", image);
 	c->done = done;
 	call_send(self(b), c);
@@ -348,13 +378,7 @@ static void process_create(struct backend *b, const struct sandbox_spec *spec, b
 			   void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_CREATE, spec->sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, &e);
-		return;
-	}
 	snprintf(c->rq.image, sizeof(c->rq.image), "%s", spec->image);
 	c->rq.limits = spec->limits;
 	c->done = done;
@@ -365,13 +389,7 @@ static void process_start_kernel(struct backend *b, const char *sid, backend_ker
 				 void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_START_KERNEL, sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, -1, &e);
-		return;
-	}
 	c->kernel_done = done;
 	call_send(self(b), c);
 }
@@ -379,13 +397,7 @@ static void process_start_kernel(struct backend *b, const char *sid, backend_ker
 static void process_destroy(struct backend *b, const char *sid, backend_done_fn done, void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_DESTROY, sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, &e);
-		return;
-	}
 	c->done = done;
 	call_send(self(b), c);
 }
@@ -393,13 +405,7 @@ static void process_destroy(struct backend *b, const char *sid, backend_done_fn 
 static void process_list(struct backend *b, backend_list_fn done, void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_LIST, NULL, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, NULL, 0, &e);
-		return;
-	}
 	c->list_done = done;
 	call_send(self(b), c);
 }
@@ -410,13 +416,7 @@ static void process_stats(struct backend *b, const char *sid,
 			  void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_STATS, sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, NULL, &e);
-		return;
-	}
 	c->stats_done = done;
 	call_send(self(b), c);
 }
@@ -425,13 +425,7 @@ static void process_memory(struct backend *b, const char *sid, uint64_t bytes, b
 			   void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_MEMORY, sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, &e);
-		return;
-	}
 	c->rq.limits.memory_bytes = bytes;
 	c->done = done;
 	call_send(self(b), c);
@@ -441,13 +435,7 @@ static void process_network(struct backend *b, const char *sid, bool on, backend
 			    void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_NETWORK, sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, 0, &e);
-		return;
-	}
 	c->rq.network = on;
 	c->network_done = done;
 	call_send(self(b), c);
@@ -457,13 +445,7 @@ static void process_refused(struct backend *b, const char *sid, int64_t since_ns
 			    backend_refused_fn done, void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_REFUSED, sid, arg);
-	struct err e = ERR_INIT;
 
-	if (!c) {
-		no_memory(&e);
-		done(arg, NULL, 0, &e);
-		return;
-	}
 	c->rq.since_ns = (uint64_t)since_ns;
 	c->refused_done = done;
 	call_send(self(b), c);
@@ -483,7 +465,10 @@ static void process_free(struct backend *b)
 
 	while (map_next(&p->calls, NULL))
 		call_free(p, container_of(map_next(&p->calls, NULL), struct call, node));
+	while (!list_empty(&p->unmade))
+		call_free(p, list_first(&p->unmade, struct call, unsent));
 	map_done(&p->calls);
+	loop_timer_free(p->fail);
 	loop_watch_free(p->watch);
 	close_flows(p);
 	close(p->fd);
@@ -510,7 +495,7 @@ struct backend *process_backend_new(int jailer_fd, const char *sockets_dir, stru
 	struct process_backend *p = calloc(1, sizeof(*p));
 
 	if (!p) {
-		no_memory(e);
+		err_set(e, ERR_NOMEM, "out of memory");
 		return NULL;
 	}
 	p->base.ops = &process_ops;
@@ -519,10 +504,17 @@ struct backend *process_backend_new(int jailer_fd, const char *sockets_dir, stru
 	p->sockets_dir = sockets_dir;
 	map_init(&p->calls);
 	list_init(&p->unsent);
+	list_init(&p->unmade);
+	list_init(&p->spare);
+	for (size_t i = 0; i < SPARE_CALLS; i++)
+		list_add_tail(&p->spare, &p->spares[i].unsent);
 	fd_set_nonblock(jailer_fd, true);
 	p->watch = loop_watch_new(jailer_fd, readable, p);
-	if (!p->watch) {
+	p->fail = loop_timer_new(fail_later, p);
+	if (!p->watch || !p->fail) {
 		err_set(e, ERR_SYSTEM, "watch the jailer");
+		loop_watch_free(p->watch);
+		loop_timer_free(p->fail);
 		free(p);
 		return NULL;
 	}
