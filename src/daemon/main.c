@@ -466,6 +466,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.queued_code_max = (uint64_t)o->queued_code_max,
 		.results_kept_max = (uint64_t)o->results_kept_max,
 		.names_wait_ms = 200,
 		.egress = !d.egress_off,

@@ -65,6 +65,8 @@ static const struct option_row {
 	  "entries of one file listing" },
 	{ "executions-kept", NUMBER, AT(executions_kept), "N", "64", 1, 10000,
 	  "finished executions remembered per session" },
+	{ "queued-code-max", NUMBER, AT(queued_code_max), "BYTES", "67108864", 1024, 1L << 40,
+	  "source text of the executions that wait in one session" },
 	{ "results-kept-max", NUMBER, AT(results_kept_max), "BYTES", "33554432", 1024, 1L << 40,
 	  "their results together, per session; the last one is kept in any case" },
 	{ "idle-timeout", NUMBER, AT(idle_timeout_s), "SECONDS", "75", 1, 86400,

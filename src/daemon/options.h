@@ -37,6 +37,7 @@ struct options {
 	long result_max;
 	long list_max;
 	long executions_kept;
+	long queued_code_max;
 	long results_kept_max;
 	long idle_timeout_s;
 	long head_timeout_s;

@@ -144,7 +144,7 @@ static int enter_root(const struct jail_spawn *s, struct err *e)
 	/* A terminal is no loss worth a refusal: some hosts forbid devpts in user namespaces.
 	 * SECURITY: a bounded part of the terminals, which all instances together share. */
 	(void)!mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
-		     "newinstance,ptmxmode=0666,mode=0620,max=64");
+		     "newinstance,ptmxmode=0666,mode=0620,max=16");
 	/* SECURITY: the old root is detached with everything on it; no path or descriptor leads
 	 * back, because close_range() below leaves none that names a directory. */
 	if (syscall(SYS_pivot_root, ".", ".") < 0)

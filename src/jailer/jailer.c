@@ -204,6 +204,7 @@ static void jailer_done(struct jailer *j)
 	list_each(&j->zygotes, struct zygote, node, z)
 		zygote_free(z);
 	network_free(j->network);
+	opcode_drop_pending(j);
 	if (j->sandboxes.len) {
 		/* They live on; a later jailer finds them. */
 		for (struct map_node *n; (n = map_next(&j->sandboxes, NULL));) {

@@ -107,6 +107,8 @@ void opcode_reply(struct jailer *j, uint16_t op, uint32_t tag, const struct err 
 		  int64_t started_ns, int fd);
 /** opcode_restarted: says hello, with what is missing. */
 void opcode_restarted(struct jailer *j);
+/** opcode_drop_pending: nobody is left to answer. */
+void opcode_drop_pending(struct jailer *j);
 void opcode_zygote_event(struct jailer *j, struct zygote *z);
 /** opcode_request_ok: shape of a packet: size, version, terminated hexadecimal names, limits in
  * range. */

@@ -167,6 +167,14 @@ static void pending_free(struct jailer *j, struct pending *p)
 	free(p);
 }
 
+void opcode_drop_pending(struct jailer *j)
+{
+	list_each(&j->pending, struct pending, node, p) {
+		close_fd(&p->agent_end);
+		pending_free(j, p);
+	}
+}
+
 static void finish_pending(struct jailer *j, struct pending *p, const struct err *e)
 {
 	opcode_reply(j, p->op, p->tag, e, p->started_ns, e->code == ERR_NONE ? p->agent_end : -1);

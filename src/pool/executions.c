@@ -6,6 +6,7 @@
 #include "base/rand.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +95,18 @@ static int check_queue(struct session *s, const struct execution_params *p, stru
 			"The session already has %u executions waiting, the limit of its pool "
 			"(sessionLimits.queueLength). Wait for some to finish.",
 			s->pool->spec.queue_max);
+	uint64_t max = s->pool->pools->config.queued_code_max;
+	uint64_t bytes = p->code.len;
+
+	list_each(&s->queue, struct execution, node, x)
+		bytes += x->code_len;
+	/* One that need not wait is bounded by --code-max alone. */
+	if (s->queue_len && bytes > max)
+		return err_set(e, ERR_QUEUE_FULL,
+			       "The executions that wait in the session have %" PRIu64
+			       " bytes of code together with this one; the limit is %" PRIu64
+			       " (--queued-code-max). Wait for some to finish.",
+			       bytes, max);
 	if (p->id && execution_find(s, str_from(p->id)))
 		return err_set(e, ERR_CONFLICT,
 			       "An execution with the id '%s' exists in this session.", p->id);

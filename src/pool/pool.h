@@ -34,13 +34,15 @@ struct pools_config {
 	/** image_of: content id of the image for a container type, NULL if it is not installed. */
 	const char *(*image_of)(const char *container_type, void *arg);
 	void *image_arg;
-	int ready_default;         /* ready sandboxes of a pool that does not say */
-	int shells;                /* sandboxes without a kernel kept per pool */
-	int starting_max;          /* sandboxes in the making at once, all pools */
-	uint32_t output_limit;     /* most that outputStreamsMaxLength may ask for */
-	uint32_t result_max;       /* bytes of one result with its displays */
-	int executions_kept;       /* finished executions remembered per session */
-	int names_wait_ms;         /* most that a result waits for the names of refused calls */
+	int ready_default;     /* ready sandboxes of a pool that does not say */
+	int shells;            /* sandboxes without a kernel kept per pool */
+	int starting_max;      /* sandboxes in the making at once, all pools */
+	uint32_t output_limit; /* most that outputStreamsMaxLength may ask for */
+	uint32_t result_max;   /* bytes of one result with its displays */
+	int executions_kept;   /* finished executions remembered per session */
+	int names_wait_ms;     /* most that a result waits for the names of refused calls */
+	uint64_t
+		queued_code_max; /* bytes of source text of the executions that wait in a session */
 	uint64_t results_kept_max; /* bytes of their results; the last one is kept in any case */
 	bool egress; /* this machine connects the sandboxes of pools that ask for it */
 	/** flow_line: one JSON document, without a line break, per record of what a sandbox did on

@@ -345,6 +345,21 @@ def kept(session, ids):
     return [session.call("GET", f"executions/{execution}").status == 200 for execution in ids]
 
 
+def test_queued_code():
+    d = Daemon("--queued-code-max", "2048", "--ready", "1")
+    try:
+        session = d.make_pool(maximum=2, ready=1).session()
+        session.run("1")
+        session.start("import time; time.sleep(60)")
+        session.start("1" + "#" * 1022)
+        session.start("2" + "#" * 1024)
+        message = session.post("3", executionType="Asynchronous").error(429, "SessionQueueFull")["message"]
+        assert "2049 bytes of code" in message and "the limit is 2048 (--queued-code-max)" in message
+    finally:
+        d.stop()
+        d.remove()
+
+
 def test_results_kept():
     d = Daemon("--results-kept-max", "100000")
     try:

@@ -474,6 +474,8 @@ static void start(void)
 		.starting_max = 20,
 		.result_max = 1 << 20,
 		.executions_kept = 4,
+		.queued_code_max = 1 << 20,
+		.results_kept_max = 1 << 20,
 		.names_wait_ms = names_wait_ms,
 	};
 

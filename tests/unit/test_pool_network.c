@@ -349,6 +349,8 @@ static void start(bool egress, int ready)
 		.starting_max = 20,
 		.result_max = 1 << 20,
 		.executions_kept = 4,
+		.queued_code_max = 1 << 20,
+		.results_kept_max = 1 << 20,
 		.egress = true,
 		.flow_line = keep_line,
 	};
