@@ -590,7 +590,7 @@ static int teardown(void **state)
 
 static void test_names_are_added(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -620,7 +620,7 @@ static void test_who_is_asked_about(void **state)
 		{ AGENT_RESULT_CANCELED, "words", false },
 		{ AGENT_RESULT_OOM, "words", false },
 	};
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -639,7 +639,7 @@ static void test_who_is_asked_about(void **state)
 /* What a taken-over agent adds to a result changes nothing. */
 static void test_result_twice_while_asking(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 	struct buf b;
 
 	(void)state;
@@ -665,7 +665,7 @@ static void test_result_twice_while_asking(void **state)
 
 static void test_result_twice(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 	struct buf b;
 
 	(void)state;
@@ -684,7 +684,7 @@ static void test_result_twice(void **state)
 
 static void test_not_run_runs_again(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -708,7 +708,7 @@ static bool has_outcome(void)
 
 static void test_silent_jailer(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	names_wait_ms = 1;
@@ -741,7 +741,7 @@ static void test_silent_jailer(void **state)
 
 static void test_deleted_while_asking(void **state)
 {
-	struct outcome o, next;
+	static struct outcome o, next;
 
 	(void)state;
 	open_session();
@@ -763,7 +763,7 @@ static void test_deleted_while_asking(void **state)
 
 static void test_limit_of_one(void **state)
 {
-	struct outcome a, b;
+	static struct outcome a, b;
 
 	(void)state;
 	open_session();
@@ -784,7 +784,7 @@ static void test_limit_of_one(void **state)
 
 static void test_refused_limit(void **state)
 {
-	struct outcome a, b, c;
+	static struct outcome a, b, c;
 
 	(void)state;
 	open_session();
@@ -805,7 +805,7 @@ static void test_refused_limit(void **state)
 
 static void test_refused_limit_of_nobody(void **state)
 {
-	struct outcome a, b, c;
+	static struct outcome a, b, c;
 
 	(void)state;
 	open_session();
@@ -824,7 +824,7 @@ static void test_refused_limit_of_nobody(void **state)
 
 static void test_lost_requests_are_repeated(void **state)
 {
-	struct outcome a, b;
+	static struct outcome a, b;
 
 	(void)state;
 	open_session();
@@ -854,7 +854,7 @@ static void test_lost_requests_are_repeated(void **state)
 
 static void test_no_limit_without_a_controller(void **state)
 {
-	struct outcome a, b;
+	static struct outcome a, b;
 
 	(void)state;
 	open_session();
@@ -884,7 +884,7 @@ static bool asked_for_a_kernel(void)
 
 static void test_memory_is_back_before_the_kernel(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	start_with_limit(&o);
@@ -897,7 +897,7 @@ static void test_memory_is_back_before_the_kernel(void **state)
 
 static void test_memory_is_back_while_asking(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	start_with_limit(&o);
@@ -912,7 +912,7 @@ static void test_memory_is_back_while_asking(void **state)
 /* The jailer is replaced: whether it has given the memory back nobody knows. */
 static void test_memory_lost_on_its_way_back(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	start_with_limit(&o);
@@ -929,7 +929,7 @@ static void test_memory_lost_on_its_way_back(void **state)
 
 static void test_kernel_waits_for_a_limit_on_its_way(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -951,7 +951,7 @@ static void test_kernel_waits_for_a_limit_on_its_way(void **state)
 
 static void test_kernel_after_a_limit_that_failed(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -972,7 +972,7 @@ static void test_kernel_after_a_limit_that_failed(void **state)
 
 static void test_adopted_with_a_dead_kernel(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	hold_kernel = true;
@@ -993,7 +993,7 @@ static void test_adopted_with_a_dead_kernel(void **state)
 /* Its limit is not touched, and nothing else starts, while an earlier daemon's execution runs. */
 static void test_adopted_with_an_execution(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	adopt_session();
