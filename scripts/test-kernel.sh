@@ -24,14 +24,17 @@ if [ -z "$found" ]; then
 	fi
 	[ -n "$package" ] || { echo "test-kernel: apt knows no $meta" >&2; exit 1; }
 	work=$(mktemp -d)
-	trap 'rm -rf "$work"' EXIT
+	new=
+	trap 'rm -rf "$work" ${new:+"$new"}' EXIT
 	# As root: apt's own user may not enter the directory.
 	(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package") >&2
 	mkdir -p "$cache/$package"
+	new=$(mktemp "$cache/$package/new.XXXXXX")
 	dpkg-deb --fsys-tarfile "$work"/*.deb |
-		tar -x -O --wildcards './boot/vmlinuz-*' >"$cache/$package/vmlinuz.new"
+		tar -x -O --wildcards './boot/vmlinuz-*' >"$new"
+	chmod 644 "$new"
 	# Two runs at once: the last rename wins, both are whole.
-	mv "$cache/$package/vmlinuz.new" "$cache/$package/vmlinuz"
+	mv "$new" "$cache/$package/vmlinuz"
 	found=$(newest)
 fi
 echo "$found"

@@ -300,10 +300,13 @@ static void kernel_died(struct agent *a, int status)
 	struct agent_kernel *k = &a->kernel;
 	enum agent_death death = WIFSIGNALED(status) ? AGENT_DEATH_SIGNAL : AGENT_DEATH_EXIT;
 	uint32_t code = (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	bool killed = k->killed;
 	bool oom = WIFSIGNALED(status) && code == SIGKILL && exec_oom_kills() > k->oom_kills;
 	char text[160];
 
-	/* Its last words may still be in the socket and the pipes. */
+	/* Its last words may still be in the socket and the pipes; its number is nobody's any more,
+	 * so it is not killed for them. */
+	k->killed = true;
 	for (int i = 0; i < 64 && k->sock >= 0; i++) {
 		size_t before = k->in.len;
 		ssize_t n = buf_reserve(&k->in, 65536)
@@ -324,7 +327,7 @@ static void kernel_died(struct agent *a, int status)
 	kill(-1, SIGKILL);
 	if (oom)
 		death = AGENT_DEATH_OOM;
-	else if (k->killed)
+	else if (killed)
 		death = AGENT_DEATH_KILLED;
 	kernel_forget(a);
 	if (a->exec.running && a->exec.ending != AGENT_RESULT_OK) {

@@ -421,9 +421,10 @@ void execution_get(struct http_request *rq, void *ctx)
 	if (!x) {
 		err_set(&e, ERR_NO_EXECUTION,
 			"Execution '%.*s' was not found in the session (404). Finished executions are kept while the "
-			"session lives, the last %d of them.",
+			"session lives, the last %d of them, with %llu bytes of results together (--results-kept-max).",
 			(int)(id.len < 128 ? id.len : 128), id.ptr,
-			pool_config(c->pool)->executions_kept);
+			pool_config(c->pool)->executions_kept,
+			(unsigned long long)pool_config(c->pool)->results_kept_max);
 		call_fail(c, &e);
 		return;
 	}

@@ -434,8 +434,10 @@ static void trial_proc(struct trial *t, const void *arg)
 		return;
 	pid_t pid = fork();
 
-	if (pid == 0)
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* at the deadline */
 		_exit(proc_inside());
+	}
 	int status = pid < 0 ? -1 : wait_exit(pid);
 
 	if (status == TRIAL_OK)

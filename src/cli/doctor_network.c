@@ -11,8 +11,10 @@
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -118,15 +120,17 @@ static void trial_veth(struct trial *t, const void *arg)
 		trial_set(t, TRIAL_OK, "a pair was made in a network namespace");
 }
 
-/** exec_nft: by its system path and with an environment of its own, as bivouacd runs it. */
-static _Noreturn void exec_nft(int in_fd, int out_fd)
+/** exec_nft: by its system path and with an environment of its own, as bivouacd runs it; it ends
+ * with the trial, whose deadline may pass meanwhile. */
+static _Noreturn void exec_nft(pid_t trial, int in_fd, int out_fd)
 {
 	static const char *const places[] = { "/usr/sbin/nft", "/sbin/nft" };
 	static char path[] = "PATH=/usr/sbin:/sbin";
 	static char language[] = "LC_ALL=C";
 	char *const environment[] = { path, language, NULL };
 
-	if (dup2(in_fd, STDIN_FILENO) >= 0 && dup2(out_fd, STDOUT_FILENO) >= 0 &&
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == trial &&
+	    dup2(in_fd, STDIN_FILENO) >= 0 && dup2(out_fd, STDOUT_FILENO) >= 0 &&
 	    dup2(out_fd, STDERR_FILENO) >= 0)
 		for (size_t i = 0; i < ARRAY_LEN(places); i++)
 			execle(places[i], "nft", "-f", "-", (char *)NULL, environment);
@@ -149,10 +153,11 @@ static int load_ruleset(char *ret_text, size_t size)
 		return -1;
 	}
 	OWNED_FD int out_fd = out[0];
+	pid_t trial = getpid();
 	pid_t pid = fork();
 
 	if (pid == 0)
-		exec_nft(in[0], out[1]);
+		exec_nft(trial, in[0], out[1]);
 	close(out[1]);
 	/* Smaller than a pipe: no wait. */
 	fd_write_all(to_nft, ruleset, sizeof(ruleset) - 1, NULL);

@@ -338,6 +338,7 @@ static int start_http(struct err *e)
 		.requests_max = (uint64_t)d.options.requests_max,
 		.idle_timeout_s = (unsigned)d.options.idle_timeout_s,
 		.body_max = (size_t)d.options.body_max,
+		.buffers_max = (size_t)d.options.buffers_max,
 		.authorize = authorize,
 		.finished = finished,
 	};
@@ -379,9 +380,10 @@ static void report_missing(const char *missing)
 		err_set(&e, ERR_UNAVAILABLE,
 			"--strict: this machine does not enforce: %s. For memory, pids, cpu: mount "
 			"the cgroup controllers writable (v1), or have them delegated (v2, "
-			"cgroup.subtree_control); for landlock: Linux 6.12 with lsm=landlock. "
-			"'bivouac doctor' says more. Or start without "
-			"--strict.",
+			"cgroup.subtree_control); for swap: boot with swapaccount=1, or without "
+			"swap; for landlock: a kernel with lsm=landlock; for "
+			"refused-call-names: no other seccomp listener around bivouacd. "
+			"'bivouac doctor' says more. Or start without --strict.",
 			missing);
 		fatal(&e);
 	}
@@ -464,6 +466,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.results_kept_max = (uint64_t)o->results_kept_max,
 		.names_wait_ms = 200,
 		.egress = !d.egress_off,
 		.flow_line = o->egress_log_max ? egress_log_write : NULL,

@@ -31,11 +31,13 @@ struct options {
 	long starting_max;
 	long connections_max;
 	long body_max;
+	long buffers_max;
 	long code_max;
 	long output_max;
 	long result_max;
 	long list_max;
 	long executions_kept;
+	long results_kept_max;
 	long idle_timeout_s;
 	long head_timeout_s;
 	long body_rate_min;

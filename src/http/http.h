@@ -48,9 +48,9 @@ struct http_route {
 };
 
 struct http_config {
-	const char *address;      /* "127.0.0.1" */
-	uint16_t port;            /* 0 picks one */
-	int socket_fd;            /* from http_bind(), taken over; 0: the server binds one */
+	const char *address; /* "127.0.0.1" */
+	uint16_t port;       /* 0 picks one */
+	int socket_fd; /* from http_bind(), taken over, also on failure; 0: the server binds one */
 	size_t connections_max;   /* default 4096 */
 	size_t connection_memory; /* bytes for request line and headers of one connection; default
 				     32 KiB */
@@ -60,6 +60,12 @@ struct http_config {
 	uint64_t body_rate_min;   /* so many bytes a second, unless we pause it; 0: any; 408 */
 	uint64_t requests_max;    /* per connection; default 100 000; then it is closed */
 	size_t body_max;          /* of BUFFER bodies; default 4 MiB; larger is 413 */
+	/**
+	 * buffers_max: bytes of BUFFER bodies, of replies (http_reply_owned) and of streamed
+	 * replies that all requests hold together; default 512 MiB. What would take more is 503
+	 * with Retry-After, or for streams a shorter queue. Buffers up to 64 KiB do not count.
+	 */
+	size_t buffers_max;
 	/**
 	 * authorize: called with the headers, before any byte of the body is read; -1 refuses with
 	 * e. A 401 is answered as the real service does: empty body and WWW-Authenticate.

@@ -281,8 +281,13 @@ static void take_buffer(struct http_request *rq, const char *data, size_t len)
 		too_large(rq, &e);
 	else if (!buf_add(&rq->body, data, len))
 		err_set(&e, ERR_NOMEM, "out of memory");
+	else if (buffers_set(rq, BUFFER_BODY, rq->body.cap))
+		return;
+	request_drop_body(rq);
 	if (e.code)
 		http_reply_err(rq, &e);
+	else
+		buffers_full(rq, BUFFER_BODY);
 }
 
 enum MHD_Result intake_body(struct http_request *rq, const char *data, size_t len)

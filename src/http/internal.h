@@ -4,11 +4,13 @@
 /**
  * internal: what the files of http/ share about servers and requests; nobody else includes it.
  *
- * server.c   the daemon under the loop: listening, pumping, MHD's callbacks, life and end of a
- * request intake.c   a request coming in: headers, framing, routing, authorization, body request.c
- * accessors for handlers, memory of a request, streamed bodies in reply.c    answers: complete,
- * streamed, and early (before the request's body has come in) peers.c    connections: places and
- * who leaves for a newcomer, time limits, ends of file that MHD misses
+ * - server.c: the daemon under the loop: listening, pumping, MHD's callbacks, life of a request
+ * - intake.c: a request coming in: headers, framing, routing, authorization, body
+ * - request.c: accessors for handlers, memory of a request, streamed bodies in
+ * - reply.c: answers: complete, streamed, and early (before the request's body has come in)
+ * - buffers.c: how many bytes requests may hold together
+ * - peers.c: connections: places and who leaves for a newcomer, time limits, ends of file that MHD
+ *   misses
  *
  * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call
  * it again at once unless the connection is suspended. A connection suspended straight after a read
@@ -36,6 +38,10 @@
 #define EARLY_LINGER_MS   15000
 #define EARLY_IDLE_S      5
 #define HEADERS_OUT_MAX   64
+/* Buffers up to this size do not count against buffers_max. */
+#define BUFFERS_SMALL (64 * 1024)
+
+enum buffer_kind { BUFFER_BODY, BUFFER_REPLY, BUFFER_STREAM, BUFFER_KINDS };
 
 struct http_server {
 	struct MHD_Daemon *mhd;
@@ -49,6 +55,7 @@ struct http_server {
 	struct list requests;
 	struct list peers;
 	size_t peer_count;
+	size_t buffered; /* the sum over all requests */
 	/* Who may be cut for a newcomer, longest wait first: without and with an authorized request
 	 * in the past. */
 	struct list strangers;
@@ -148,6 +155,7 @@ struct http_request {
 	struct arena_block *blocks;
 	char *arena;
 	size_t arena_left;
+	size_t buffered[BUFFER_KINDS]; /* of http_server.buffered, its share */
 
 	/* the request's body */
 	uint64_t content_length;
@@ -205,6 +213,14 @@ void request_suspend(struct http_request *rq);
 void request_kill(struct http_request *rq);
 int request_fd(const struct http_request *rq);
 
+/* buffers.c */
+/** buffers_set: rq holds a buffer of this size now; false, and nothing has changed, if it is larger
+ * than before and all requests together would hold more than buffers_max. */
+bool buffers_set(struct http_request *rq, enum buffer_kind kind, size_t size);
+/** buffers_full: answers that there is no room for it. */
+void buffers_full(struct http_request *rq, enum buffer_kind kind);
+void buffers_done(struct http_request *rq);
+
 /* peers.c */
 int peers_start(struct http_server *s, int listen_fd, struct err *e);
 void peers_stop(struct http_server *s);
@@ -226,6 +242,8 @@ enum MHD_Result intake_complete(struct http_request *rq);
 
 /* request.c */
 bool request_no_body(const struct http_request *rq);
+/** request_drop_body: what has been held of it. */
+void request_drop_body(struct http_request *rq);
 /** request_deliver: gives held bytes, then the end of the body, to the sink. */
 void request_deliver(struct http_request *rq);
 void *request_alloc(struct http_request *rq, size_t size);

@@ -193,7 +193,7 @@ static void early_start(struct http_request *rq)
 	struct early *early = calloc(1, sizeof(*early));
 
 	rq->discard = true;
-	buf_done(&rq->body);
+	request_drop_body(rq);
 	if (!early) {
 		request_kill(rq);
 		return;
@@ -235,7 +235,7 @@ void reply_settle(struct http_request *rq)
 		return; /* its answer starts when the body has come in */
 	if (!rq->late && !rq->chunked && rq->content_length - rq->received <= BODY_DISCARD_MAX) {
 		rq->discard = true;
-		buf_done(&rq->body);
+		request_drop_body(rq);
 		request_wake(rq);
 		return;
 	}
@@ -287,10 +287,21 @@ void http_reply(struct http_request *rq, int status, const char *content_type, c
 void http_reply_owned(struct http_request *rq, int status, const char *content_type, char *data,
 		      size_t len)
 {
-	if (!reply_begin(rq, status, content_type)) {
+	if (rq->replied || rq->ended) {
 		free(data);
 		return;
 	}
+	if (!buffers_set(rq, BUFFER_REPLY, len)) {
+		free(data);
+		buffers_full(rq, BUFFER_REPLY);
+		return;
+	}
+	/* Buffers grow by doubling: what is kept is what was counted. */
+	char *fit = len > BUFFERS_SMALL ? realloc(data, len) : NULL;
+
+	if (fit)
+		data = fit;
+	reply_begin(rq, status, content_type);
 	rq->owned = data;
 	rq->data = data;
 	rq->data_len = len;
@@ -416,8 +427,10 @@ int http_stream_begin(struct http_request *rq, int status, const char *content_t
 	return 0;
 }
 
-static bool stream_grow(struct stream *st, size_t need)
+/* As far as memory goes: what does not fit waits until some has been read. */
+static void stream_grow(struct http_request *rq, size_t need)
 {
+	struct stream *st = rq->stream;
 	size_t cap = st->cap ? st->cap : STREAM_RING_MIN;
 
 	while (cap < need)
@@ -425,18 +438,24 @@ static bool stream_grow(struct stream *st, size_t need)
 	if (cap > HTTP_STREAM_QUEUE_MAX)
 		cap = HTTP_STREAM_QUEUE_MAX;
 	if (cap <= st->cap)
-		return true;
+		return;
+	if (!buffers_set(rq, BUFFER_STREAM, cap)) {
+		if (st->cap >= BUFFERS_SMALL)
+			return;
+		cap = BUFFERS_SMALL;
+	}
 	char *ring = malloc(cap);
 
-	if (!ring)
-		return false;
+	if (!ring) {
+		buffers_set(rq, BUFFER_STREAM, st->cap);
+		return;
+	}
 	if (st->len)
 		stream_copy(st, ring, st->len);
 	free(st->ring);
 	st->ring = ring;
 	st->cap = cap;
 	st->head = 0;
-	return true;
 }
 
 size_t http_stream_write(struct http_request *rq, const void *data, size_t len)
@@ -452,7 +471,10 @@ size_t http_stream_write(struct http_request *rq, const void *data, size_t len)
 	}
 	size_t n = HTTP_STREAM_QUEUE_MAX - st->len < len ? HTTP_STREAM_QUEUE_MAX - st->len : len;
 
-	if (!n || !stream_grow(st, st->len + n)) {
+	stream_grow(rq, st->len + n);
+	if (n > st->cap - st->len)
+		n = st->cap - st->len;
+	if (!n) {
 		st->high = true;
 		return 0;
 	}
@@ -530,6 +552,7 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
 		st->ring = NULL;
 		st->cap = 0;
 		st->head = 0;
+		buffers_set(rq, BUFFER_STREAM, 0);
 	}
 	if (st->high && st->len < HTTP_STREAM_QUEUE_MAX / 2) {
 		st->high = false;

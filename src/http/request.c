@@ -218,6 +218,12 @@ bool request_no_body(const struct http_request *rq)
 	       rq->status == 304;
 }
 
+void request_drop_body(struct http_request *rq)
+{
+	buf_done(&rq->body);
+	buffers_set(rq, BUFFER_BODY, 0);
+}
+
 /* One offer of held bytes. Returns whether the sink took all of them. */
 static bool deliver_held(struct http_request *rq)
 {

@@ -21,6 +21,7 @@
 #define MEMORY_DEFAULT      (32 * 1024)
 #define IDLE_DEFAULT_S      75
 #define BODY_DEFAULT        (4 * 1024 * 1024)
+#define BUFFERS_DEFAULT     (512 * 1024 * 1024)
 #define HEAD_DEFAULT_S      15
 #define WINDOW_DEFAULT_S    30
 #define REQUESTS_DEFAULT    100000
@@ -293,6 +294,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **context,
 	stream_free(rq->stream);
 	free(rq->owned);
 	buf_done(&rq->body);
+	buffers_done(rq);
 	request_free_memory(rq);
 	free(rq);
 }
@@ -345,14 +347,14 @@ int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e)
 	return 0;
 }
 
-/* The socket that the caller has bound, else one of our own; listening. */
-static int listen_on(struct http_server *s, struct err *e)
+/* bound_fd: the socket that the caller has bound, taken over; -1: one of our own. */
+static int listen_on(struct http_server *s, int bound_fd, struct err *e)
 {
 	union address sa;
 	socklen_t sa_len = sizeof(sa);
-	OWNED_FD int fd = s->config.socket_fd;
+	OWNED_FD int fd = bound_fd;
 
-	if (fd <= 0 && http_bind(s->address, s->config.port, &fd, e) < 0)
+	if (fd < 0 && http_bind(s->address, s->config.port, &fd, e) < 0)
 		return -1;
 	if (listen(fd, LISTEN_BACKLOG) < 0)
 		return err_sys(e, "listen on %s port %u", s->address, s->config.port);
@@ -362,9 +364,9 @@ static int listen_on(struct http_server *s, struct err *e)
 	return take_fd(fd);
 }
 
-static int start_mhd(struct http_server *s, struct err *e)
+static int start_mhd(struct http_server *s, int bound_fd, struct err *e)
 {
-	OWNED_FD int fd = listen_on(s, e);
+	OWNED_FD int fd = listen_on(s, bound_fd, e);
 
 	if (fd < 0)
 		return -1;
@@ -385,6 +387,7 @@ static int start_mhd(struct http_server *s, struct err *e)
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e)
 {
+	OWNED_FD int bound_fd = config->socket_fd ? config->socket_fd : -1;
 	struct http_server *s = calloc(1, sizeof(*s));
 
 	if (!s) {
@@ -405,6 +408,8 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 		s->config.idle_timeout_s = IDLE_DEFAULT_S;
 	if (!s->config.body_max)
 		s->config.body_max = BODY_DEFAULT;
+	if (!s->config.buffers_max)
+		s->config.buffers_max = BUFFERS_DEFAULT;
 	if (!s->config.head_timeout_s)
 		s->config.head_timeout_s = HEAD_DEFAULT_S;
 	if (!s->config.body_window_s)
@@ -414,7 +419,7 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 	if (!str_copy(str_from(config->address ? config->address : "127.0.0.1"), s->address,
 		      sizeof(s->address)))
 		err_set(e, ERR_INVALID, "the address to listen on is too long");
-	else if ((s->router = router_new(e)) && start_mhd(s, e) == 0) {
+	else if ((s->router = router_new(e)) && start_mhd(s, take_fd(bound_fd), e) == 0) {
 		const union MHD_DaemonInfo *info =
 			MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
 

@@ -16,11 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 static const char *const names[CGROUP_CONTROLLERS] = { "memory", "pids", "cpu" };
 #define MIB (1u << 20)
+/* The longest that setting a memory limit may hold the jailer. */
+#define HURRY_MS 50
 
 static const char *const leaves[] = { "agent", "kernel" };
 
@@ -61,6 +64,19 @@ static int open_v1(const char *mount, const char *instance, struct err *e)
 	return root < 0 ? err_sys(e, "open %s", mount) : make_instance(root, mount, instance, e);
 }
 
+static bool offers(int root_dfd, const char *controller)
+{
+	struct err ignored;
+	struct buf text;
+
+	buf_init(&text, 4096);
+	bool found = fd_read_file(root_dfd, "cgroup.controllers", 4096, &text, &ignored) == 0 &&
+		     has_word(buf_str(&text).ptr, controller);
+
+	buf_done(&text);
+	return found;
+}
+
 static int open_v2(struct cgroup_layout *l, const char *mount, const char *controller,
 		   struct err *e)
 {
@@ -68,6 +84,9 @@ static int open_v2(struct cgroup_layout *l, const char *mount, const char *contr
 
 	if (root < 0)
 		return err_sys(e, "open %s", mount);
+	/* Nobody is moved for a controller that is not here. */
+	if (!offers(root, controller))
+		return err_set(e, ERR_UNAVAILABLE, "not among the cgroup.controllers of %s", mount);
 	int moved = cgroup_tree_vacate(root, e);
 
 	if (moved < 0)
@@ -176,6 +195,14 @@ static int set(int dfd, const char *sid, const char *file, bool optional, struct
 	return 0;
 }
 
+/* SECURITY: without a limit of its own v1 does not count what waits in sockets at all, and
+ * gigabytes of the kernel's memory could wait there. An eighth on top of the rest. */
+static int set_sockets_v1(int dfd, const char *sid, uint64_t memory_bytes, struct err *e)
+{
+	return set(dfd, sid, "memory.kmem.tcp.limit_in_bytes", true, e, "%" PRIu64,
+		   memory_bytes / 8);
+}
+
 static int limit_memory(int dfd, int version, const char *sid, const struct jailer_limits *lim,
 			struct err *e)
 {
@@ -183,10 +210,7 @@ static int limit_memory(int dfd, int version, const char *sid, const struct jail
 		if (set(dfd, sid, "memory.limit_in_bytes", false, e, "%" PRIu64,
 			lim->memory_bytes) < 0)
 			return -1;
-		/* SECURITY: without a limit of its own v1 does not count what waits in sockets at
-		 * all, and gigabytes of the kernel's memory could wait there. */
-		if (set(dfd, sid, "memory.kmem.tcp.limit_in_bytes", true, e, "%" PRIu64,
-			lim->memory_bytes / 8) < 0)
+		if (set_sockets_v1(dfd, sid, lim->memory_bytes, e) < 0)
 			return -1;
 		return set(dfd, sid, "memory.memsw.limit_in_bytes", true, e, "%" PRIu64,
 			   lim->memory_bytes);
@@ -473,12 +497,15 @@ static int set_memory_v1(int dfd, const char *sid, uint64_t bytes, struct err *e
 	if (bytes >= now) {
 		if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) < 0)
 			return -1;
+		set_sockets_v1(dfd, sid, bytes, &ignored);
 		return set(dfd, sid, limit, false, e, "%" PRIu64, bytes);
 	}
 	if (set(dfd, sid, limit, false, e, "%" PRIu64, bytes) < 0)
 		return -1;
-	if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) == 0)
+	if (set(dfd, sid, with_swap, true, e, "%" PRIu64, bytes) == 0) {
+		set_sockets_v1(dfd, sid, bytes, &ignored); /* not below what they hold already */
 		return 0;
+	}
 	set(dfd, sid, limit, false, &ignored, "%" PRIu64, now);
 	return -1;
 }
@@ -489,6 +516,25 @@ static int err_held(uint64_t held, uint64_t bytes, struct err *e)
 		       "the session holds %" PRIu64 " MiB of memory already, and the limit "
 		       "would be %" PRIu64 " MiB",
 		       (held + MIB - 1) / MIB, bytes / MIB);
+}
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+}
+
+/*
+ * SECURITY: writing a limit makes the kernel reclaim, for as long as it finds something, and a
+ * session can see to it that it does (MADV_FREE, and use the pages again). A signal ends that: this
+ * thread serves everybody. 0 ms: enough.
+ */
+static void hurry(int ms)
+{
+	struct sigaction sa = { .sa_handler = on_alarm }; /* no SA_RESTART */
+	struct itimerval t = { .it_value.tv_usec = ms * 1000, .it_interval.tv_usec = ms * 1000 };
+
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &t, NULL);
 }
 
 int cgroup_set_memory(const struct cgroup_layout *l, const char *sid, uint64_t bytes, struct err *e)
@@ -505,11 +551,24 @@ int cgroup_set_memory(const struct cgroup_layout *l, const char *sid, uint64_t b
 	 * cannot free. */
 	if (held > bytes)
 		return err_held(held, bytes, e);
+	uint64_t before = v2 ? read_number(dfd, sid, "memory.max", "") : 0;
+
+	hurry(HURRY_MS);
 	int rc = v2 ? set(dfd, sid, "memory.max", false, e, "%" PRIu64, bytes)
 		    : set_memory_v1(dfd, sid, bytes, e);
 
-	if (rc < 0 && e->errnum == EBUSY) /* it grew meanwhile */
+	hurry(0);
+
+	/* It grew meanwhile, or gives back too slowly. */
+	if (rc < 0 && (e->errnum == EBUSY || e->errnum == EINTR))
 		return err_held(held_memory(dfd, v2, sid), bytes, e);
+	if (rc == 0 && v2 && read_number(dfd, sid, "memory.current", "") > bytes) {
+		struct err ignored;
+
+		/* The limit is set, what it asks for is not done: as if it had not been tried. */
+		set(dfd, sid, "memory.max", false, &ignored, "%" PRIu64, before);
+		return err_held(held_memory(dfd, v2, sid), bytes, e);
+	}
 	return rc;
 }
 

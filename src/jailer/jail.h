@@ -16,7 +16,8 @@
 #include <sys/types.h>
 
 /** Host ids of one sandbox: base + 0 is the namespace's root (owns nothing, runs nothing), base + 1
- * the session. The others are nobody's, but for the first slot's JAIL_ID_GATEWAY: bivouac-gateway.
+ * the session. The others are nobody's, but for two of the first slot: base + 8 is bivouac-gateway,
+ * base + 9 all witnesses (witness.c).
  */
 #define JAIL_IDS_PER_SLOT 16
 #define JAIL_ID_GATEWAY   8

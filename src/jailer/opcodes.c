@@ -371,8 +371,8 @@ static int op_stats(struct jailer *j, const struct jailer_request *rq, struct er
 /*
  * SECURITY, MEMORY: moves the memory limit of a sandbox of this jailer below what CREATE set, or
  * back to it; the record keeps that bound, so that no order of requests leads above it. A limit
- * below what the sandbox holds is refused before anything is written: the opcode neither kills nor
- * keeps this thread busy reclaiming.
+ * below what the sandbox holds is refused before anything is written, and what the kernel must
+ * reclaim nevertheless has a deadline of 50 ms.
  */
 static int op_memory(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {

@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -19,6 +20,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41 /* Linux 5.17 */
 #endif
@@ -237,7 +241,6 @@ static const char *const allowed[] = {
 	"connect",
 	"getpeername",
 	"getsockname",
-	"getsockopt",
 	"listen",
 	"recvfrom",
 	"recvmmsg",
@@ -245,7 +248,6 @@ static const char *const allowed[] = {
 	"sendmmsg",
 	"sendmsg",
 	"sendto",
-	"setsockopt",
 	"shutdown",
 	/* System V semaphores and shared memory: own IPC namespace, charged to the cgroup */
 	"semctl",
@@ -392,36 +394,67 @@ static int add_words(scmp_filter_ctx ctx, uint32_t action, const char *const *wo
 	return 0;
 }
 
-/*
- * SECURITY: every ioctl but TIOCSTI and TIOCLINUX, which push input into a terminal. The kernel
- * looks at the low 32 bits of the request, a plain comparison here at all 64 (CVE-2019-10063), so
- * everything is said with masks: a request is allowed if a bit that both have in common differs, or
- * if the bits in which they differ from each other are neither one's. What no rule allows falls to
- * the default action.
- */
-static int allow_harmless_ioctls(scmp_filter_ctx ctx)
+/* Allows a call if the low 32 bits of an argument are not this value. The kernel looks at these
+ * only, a plain comparison here at all 64 (CVE-2019-10063), so it is said bit by bit. */
+static int allow_if_not(scmp_filter_ctx ctx, int call, unsigned arg, uint32_t value)
 {
-	const uint32_t differ = TIOCSTI ^ TIOCLINUX;
 	int rc = 0;
 
 	for (uint32_t bit = 1; bit; bit <<= 1)
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, call, 1,
+				       SCMP_CMP(arg, SCMP_CMP_MASKED_EQ, bit, ~value & bit));
+	return rc;
+}
+
+/*
+ * SECURITY: every ioctl but those that push input into a terminal (TIOCSTI, TIOCLINUX) and that
+ * which makes the kernel load a line discipline (TIOCSETD: n_hdlc, n_gsm). With masks, as above: a
+ * request is allowed if a bit that all of them have in common differs, or if the other bits are
+ * none's. What no rule allows falls to the default action.
+ */
+static int allow_harmless_ioctls(scmp_filter_ctx ctx)
+{
+	static const uint32_t bad[] = { TIOCSTI, TIOCLINUX, TIOCSETD };
+	uint32_t differ = 0;
+	int rc = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		differ |= bad[0] ^ bad[i];
+		rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
+				       SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, bad[i]));
+	}
+	for (uint32_t bit = 1; bit; bit <<= 1)
 		if (!(differ & bit))
 			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-					       SCMP_A1(SCMP_CMP_MASKED_EQ, bit, ~TIOCSTI & bit));
-	/* These two by name; with the mask, as above. */
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-			       SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, TIOCSTI));
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-			       SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, TIOCLINUX));
+					       SCMP_A1(SCMP_CMP_MASKED_EQ, bit, ~bad[0] & bit));
 	/* All values of the differing bits, by counting through the subsets of their mask. */
 	uint32_t value = 0;
 
 	do {
-		if (value != (TIOCSTI & differ) && value != (TIOCLINUX & differ))
+		bool is_bad = false;
+
+		for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+			is_bad = is_bad || value == (bad[i] & differ);
+		if (!is_bad)
 			rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 					       SCMP_A1(SCMP_CMP_MASKED_EQ, differ, value));
 		value = (value - differ) & differ;
 	} while (value);
+	return rc;
+}
+
+/*
+ * SECURITY: every socket option but two. TCP_ULP puts other code of the kernel (kTLS, SMC) under a
+ * connection; SO_PEERPIDFD of the socket to the agent would be a descriptor of the jailer.
+ */
+static int allow_socket_options(scmp_filter_ctx ctx)
+{
+	int rc = 0;
+
+	rc |= allow_if_not(ctx, SCMP_SYS(setsockopt), 1, IPPROTO_TCP);
+	rc |= allow_if_not(ctx, SCMP_SYS(setsockopt), 2, TCP_ULP);
+	rc |= allow_if_not(ctx, SCMP_SYS(getsockopt), 1, SOL_SOCKET);
+	rc |= allow_if_not(ctx, SCMP_SYS(getsockopt), 2, SO_PEERPIDFD);
 	return rc;
 }
 
@@ -563,23 +596,6 @@ static int allow_madvise(scmp_filter_ctx ctx)
 	return rc;
 }
 
-/*
- * SECURITY: every process but PID 1, the agent, which has the same user. The kernel looks at 32
- * bits: what has a bit that 1 has not is allowed, and so is 0.
- */
-static int allow_affinity(scmp_filter_ctx ctx)
-{
-	int rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1,
-				  SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, 0));
-
-	for (uint32_t bit = 2; bit; bit <<= 1)
-		rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1,
-				       SCMP_A0(SCMP_CMP_MASKED_EQ, bit, bit));
-	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(sched_setaffinity), 1,
-			       SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, 1));
-	return rc;
-}
-
 static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 {
 	int rc = 0;
@@ -599,7 +615,11 @@ static int add_conditions(scmp_filter_ctx ctx, uint32_t refuse, struct err *e)
 	rc |= allow_prctl(ctx);
 	rc |= allow_fcntl(ctx);
 	rc |= allow_madvise(ctx);
-	rc |= allow_affinity(ctx);
+	rc |= allow_socket_options(ctx);
+	/* SECURITY: of every process but PID 1, the agent, which has the same user. */
+	rc |= allow_if_not(ctx, SCMP_SYS(sched_setaffinity), 0, 1);
+	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(sched_setaffinity), 1,
+			       SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, 1));
 	/* As with fsync: a shared mapping of the image would reach the disk. */
 	rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(0), SCMP_SYS(msync), 1,
 			       SCMP_A2_32(SCMP_CMP_MASKED_EQ, MS_SYNC, MS_SYNC));

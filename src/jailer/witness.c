@@ -20,11 +20,15 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Answers at once: so many, then one each PACE_NS. */
+#define PACE_NS      1000000ll
+#define BURST_NS     (200 * PACE_NS)
+#define DEFERRED_MAX 8192
+#define ABSENT_MAX   512 /* system-call numbers */
 /* Host id of witnesses within the daemon's block; sandboxes use the first two of each sixteen. */
 #define WITNESS_ID 9
 
@@ -36,7 +40,12 @@ struct witness_place *witness_map(const char *run_dir, struct err *e)
 	snprintf(path, sizeof(path), "%s/refused", run_dir);
 	OWNED_FD int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 
-	if (fd < 0 || ftruncate(fd, (off_t)size) < 0) {
+	/* SECURITY: the room is taken now, so that a file system which others fill later is no
+	 * SIGBUS in a process with rights. */
+	int rc = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)size);
+
+	if (rc) {
+		errno = rc;
 		err_sys(e, "%s", path);
 		return NULL;
 	}
@@ -119,12 +128,112 @@ static long slot_of(int proc_dfd, uint32_t pid, uid_t uid_base)
 	return (long)((uid - uid_base) / JAIL_IDS_PER_SLOT);
 }
 
+/* Answers that wait for their turn, a binary heap by time. */
+struct deferred {
+	int64_t due_ns;
+	uint64_t id;
+	int nr;
+};
+
+struct witness {
+	struct witness_place *places;
+	int listener;
+	int proc_dfd;
+	uid_t uid_base;
+	int64_t next_ns[RECORD_SLOTS]; /* when the slot's next answer is due */
+	struct deferred heap[DEFERRED_MAX];
+	size_t deferred;
+	struct seccomp_notif_resp *answer;
+	bool absent[ABSENT_MAX];
+};
+
+static void swap(struct deferred *a, struct deferred *b)
+{
+	struct deferred t = *a;
+
+	*a = *b;
+	*b = t;
+}
+
+static void defer(struct witness *w, int64_t due_ns, uint64_t id, int nr)
+{
+	size_t i = w->deferred++;
+
+	w->heap[i] = (struct deferred){ due_ns, id, nr };
+	for (; i && w->heap[(i - 1) / 2].due_ns > w->heap[i].due_ns; i = (i - 1) / 2)
+		swap(&w->heap[(i - 1) / 2], &w->heap[i]);
+}
+
+static struct deferred take_first(struct witness *w)
+{
+	struct deferred first = w->heap[0];
+
+	w->heap[0] = w->heap[--w->deferred];
+	for (size_t i = 0, child; (child = 2 * i + 1) < w->deferred; i = child) {
+		if (child + 1 < w->deferred && w->heap[child + 1].due_ns < w->heap[child].due_ns)
+			child++;
+		if (w->heap[i].due_ns <= w->heap[child].due_ns)
+			break;
+		swap(&w->heap[i], &w->heap[child]);
+	}
+	return first;
+}
+
+/*
+ * SECURITY: every call is answered with an error, none is ever let through (that would be
+ * SECCOMP_USER_NOTIF_FLAG_CONTINUE).
+ */
+static void answer(struct witness *w, uint64_t id, int nr)
+{
+	w->answer->id = id;
+	w->answer->val = 0;
+	w->answer->flags = 0;
+	w->answer->error = nr >= 0 && nr < ABSENT_MAX && w->absent[nr] ? -ENOSYS : -EPERM;
+	ioctl(w->listener, SECCOMP_IOCTL_NOTIF_SEND, w->answer); /* fails if the caller is dead */
+}
+
 /*
  * SECURITY: nothing of the caller's memory is read, only the call's number, which the kernel
- * wrote: there is no pointer whose target could change meanwhile. Every call is answered with an
- * error, none is ever let through.
+ * wrote: there is no pointer whose target could change meanwhile. A sandbox that makes refused
+ * calls in a loop waits for its answers, a thousand a second, while those of the others come at
+ * once: the flood costs this process next to nothing and nobody else anything.
  */
-static void serve(struct witness_place *places, int listener, int proc_dfd, uid_t uid_base)
+static void take(struct witness *w, const struct seccomp_notif *n)
+{
+	long slot = slot_of(w->proc_dfd, n->pid, w->uid_base);
+	int64_t now = clock_mono_ns();
+
+	/* A process id may have gone to another meanwhile; the call's id says so. */
+	if (slot < 0 || ioctl(w->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &n->id) < 0) {
+		answer(w, n->id, n->data.nr);
+		return;
+	}
+	note(&w->places[slot], n->data.nr);
+	int64_t *next = &w->next_ns[slot];
+
+	if (*next < now - BURST_NS)
+		*next = now - BURST_NS;
+	*next += PACE_NS;
+	if (*next <= now || w->deferred == DEFERRED_MAX)
+		answer(w, n->id, n->data.nr);
+	else
+		defer(w, *next, n->id, n->data.nr);
+}
+
+/* Milliseconds until the first deferred answer is due; -1: there is none. */
+static int answer_due(struct witness *w)
+{
+	int64_t now = clock_mono_ns();
+
+	while (w->deferred && w->heap[0].due_ns <= now) {
+		struct deferred d = take_first(w);
+
+		answer(w, d.id, d.nr);
+	}
+	return w->deferred ? (int)((w->heap[0].due_ns - now) / 1000000) + 1 : -1;
+}
+
+static void serve(struct witness *w)
 {
 	struct seccomp_notif_sizes sizes;
 
@@ -134,27 +243,25 @@ static void serve(struct witness_place *places, int listener, int proc_dfd, uid_
 			      ? sizes.seccomp_notif
 			      : sizeof(struct seccomp_notif);
 	struct seccomp_notif *n = malloc(size);
-	struct seccomp_notif_resp *r = calloc(1, sizes.seccomp_notif_resp + sizeof(*r));
 
-	for (struct pollfd p = { .fd = listener, .events = POLLIN }; n && r;) {
-		if (poll(&p, 1, -1) < 0 && errno != EINTR)
+	w->answer = calloc(1, sizes.seccomp_notif_resp + sizeof(*w->answer));
+	for (int nr = 0; nr < ABSENT_MAX; nr++)
+		w->absent[nr] = seccomp_refusal_errno(nr) == ENOSYS;
+	for (struct pollfd p = { .fd = w->listener, .events = POLLIN }; n && w->answer;) {
+		int ready = poll(&p, 1, answer_due(w));
+
+		if (ready < 0 && errno != EINTR)
 			break;
+		if (ready <= 0)
+			continue;
 		if (p.revents & (POLLHUP | POLLERR | POLLNVAL))
 			break; /* nobody is left under the filter */
 		memset(n, 0, size);
-		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, n) < 0)
-			continue; /* the caller was killed meanwhile */
-		long slot = slot_of(proc_dfd, n->pid, uid_base);
-
-		/* A process id may have gone to another meanwhile; the call's id says so. */
-		if (slot >= 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &n->id) == 0)
-			note(&places[slot], n->data.nr);
-		r->id = n->id;
-		r->error = -seccomp_refusal_errno(n->data.nr);
-		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, r);
+		if (ioctl(w->listener, SECCOMP_IOCTL_NOTIF_RECV, n) == 0)
+			take(w, n); /* else the caller was killed meanwhile */
 	}
 	free(n);
-	free(r);
+	free(w->answer);
 }
 
 static void witness_main(struct witness_place *places, int listener, int alive, uid_t uid_base)
@@ -162,9 +269,8 @@ static void witness_main(struct witness_place *places, int listener, int alive, 
 	uid_t own = uid_base + WITNESS_ID;
 
 	prctl(PR_SET_NAME, "bivouac-witness");
-	/* A session that does nothing but refused calls must not slow the others down. */
-	setpriority(PRIO_PROCESS, 0, 19);
 	setsid();
+	(void)!chdir("/"); /* the worker's directory is an image's, which must not stay in use */
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int proc_dfd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	int want[] = { null_fd, null_fd, null_fd, listener, proc_dfd, alive };
@@ -181,7 +287,15 @@ static void witness_main(struct witness_place *places, int listener, int alive, 
 	if (setgroups(0, NULL) < 0 || setresgid(own, own, own) < 0 ||
 	    setresuid(own, own, own) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		_exit(1);
-	serve(places, 3, 4, uid_base);
+	struct witness *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		_exit(1);
+	w->places = places;
+	w->listener = 3;
+	w->proc_dfd = 4;
+	w->uid_base = uid_base;
+	serve(w);
 	_exit(0);
 }
 

@@ -200,13 +200,33 @@ void executions_next(struct session *s)
 		loop_timer_start(s->overdue, (int64_t)x->timeout_ms + OVERDUE_MS);
 }
 
+static uint64_t result_bytes(const struct execution_result *r)
+{
+	uint64_t n = r->out.len + r->err.len + r->error_name.len + r->error_text.len + r->value.len;
+
+	for (size_t i = 0; i < json_array_size(r->displays); i++)
+		n += json_string_length(
+			json_object_get(json_array_get(r->displays, i), "base64_data"));
+	return n;
+}
+
+/* SECURITY: how many bytes a result has is the session's choice; so they are counted, too. */
 static void prune_recent(struct session *s)
 {
+	const struct pools_config *config = &s->pool->pools->config;
 	struct err e = ERR_INIT;
 
-	while (s->recent_len > (size_t)s->pool->pools->config.executions_kept) {
+	list_each(&s->recent, struct execution, node, x) {
+		if (x->kept_bytes)
+			continue;
+		x->kept_bytes = sizeof(*x) + result_bytes(&x->result);
+		s->recent_bytes += x->kept_bytes;
+	}
+	while (s->recent_len > (size_t)config->executions_kept ||
+	       (s->recent_len > 1 && s->recent_bytes > config->results_kept_max)) {
 		struct execution *oldest = list_first(&s->recent, struct execution, node);
 
+		s->recent_bytes -= oldest->kept_bytes;
 		if (oldest->async &&
 		    store_execution_delete(store_of(s), s->sandbox->sid, oldest->id, &e) < 0)
 			log_error("session %s: %s", s->guid, e.msg);

@@ -136,7 +136,8 @@ struct session {
 	struct execution *current;
 	struct list recent; /* FINISHED, oldest first */
 	size_t recent_len;
-	struct list waits; /* struct session_wait */
+	uint64_t recent_bytes; /* of their results, as far as they have been added */
+	struct list waits;     /* struct session_wait */
 	size_t wait_count;
 	struct loop_timer *idle; /* cooldown */
 	/* current runs past its timeout and the agent is silent, or is asking and the jailer is */

@@ -34,14 +34,15 @@ struct pools_config {
 	/** image_of: content id of the image for a container type, NULL if it is not installed. */
 	const char *(*image_of)(const char *container_type, void *arg);
 	void *image_arg;
-	int ready_default;     /* ready sandboxes of a pool that does not say */
-	int shells;            /* sandboxes without a kernel kept per pool */
-	int starting_max;      /* sandboxes in the making at once, all pools */
-	uint32_t output_limit; /* most that outputStreamsMaxLength may ask for */
-	uint32_t result_max;   /* bytes of one result with its displays */
-	int executions_kept;   /* finished executions remembered per session */
-	int names_wait_ms;     /* most that a result waits for the names of refused calls */
-	bool egress;           /* this machine connects the sandboxes of pools that ask for it */
+	int ready_default;         /* ready sandboxes of a pool that does not say */
+	int shells;                /* sandboxes without a kernel kept per pool */
+	int starting_max;          /* sandboxes in the making at once, all pools */
+	uint32_t output_limit;     /* most that outputStreamsMaxLength may ask for */
+	uint32_t result_max;       /* bytes of one result with its displays */
+	int executions_kept;       /* finished executions remembered per session */
+	int names_wait_ms;         /* most that a result waits for the names of refused calls */
+	uint64_t results_kept_max; /* bytes of their results; the last one is kept in any case */
+	bool egress; /* this machine connects the sandboxes of pools that ask for it */
 	/** flow_line: one JSON document, without a line break, per record of what a sandbox did on
 	 * the network; NULL: nobody keeps them. */
 	void (*flow_line)(const char *json, size_t len);
@@ -169,6 +170,7 @@ struct execution {
 	struct execution_result result; /* when FINISHED, or asking */
 	bool asking;                    /* has its result, waits for the names of refused calls */
 	bool unstored;                  /* finished, and the store did not take it yet */
+	uint64_t kept_bytes;            /* FINISHED: of session.recent_bytes; 0: not added yet */
 	int64_t created_us;
 	int64_t queued_ns, started_ns, finished_ns;
 	/* Who waits for it: called once; NULL when the client went away. */

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from abuse.attack import CANARY, CANARY_NAME, e2e
-from abuse.kernel_log import KernelLog
+from abuse.kernel_log import WatchedKernelLog
 
 make_pool = e2e.make_pool
 new_session = e2e.new_session
@@ -22,8 +22,10 @@ def daemon():
     if not (e2e.BIN_DIR / "bivouacd").exists():
         pytest.skip(f"no bivouacd in {e2e.BIN_DIR}; build it or set BIVOUAC_BIN_DIR")
     os.environ[CANARY_NAME] = CANARY
-    d = e2e.Daemon()
-    del os.environ[CANARY_NAME]
+    try:
+        d = e2e.Daemon()
+    finally:
+        del os.environ[CANARY_NAME]
     yield d
     d.stop()
     d.remove()
@@ -41,13 +43,15 @@ def neighbour(pool):
 @pytest.fixture(autouse=True)
 def _witnesses(request, daemon):
     """After every attack: the daemon runs, a neighbour's data is whole, the kernel has no complaint."""
-    log = KernelLog()
-    witness = request.getfixturevalue("neighbour") if "pool" in request.fixturenames else None
-    yield
+    log = WatchedKernelLog()
+    try:
+        witness = request.getfixturevalue("neighbour") if "pool" in request.fixturenames else None
+        yield
+    finally:
+        log.stop()
     assert e2e.alive(daemon.pid), daemon.stderr()
     if witness:
         assert witness.value("secret") == "of the neighbour"
         assert witness.download("kept.txt").ok().body == b"of the neighbour"
-    log.read()
-    log.close()
     assert not log.trouble
+    assert not log.lost, "records of the kernel were overwritten before they could be read"

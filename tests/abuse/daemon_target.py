@@ -34,17 +34,38 @@ class Target:
             "--connections-max", str(PLACES), "--head-timeout", str(HEAD_TIMEOUT)
         )
         self.address = self.daemon.address
-        self.pool = self.daemon.make_pool(maximum=20)
-        self.victim = self.daemon.make_pool(maximum=3, ready=0)  # attacks may change this one
-        self.bystander = self.pool.session()
-        self.bystander.run("secret = 42")
+        self.sockets = []  # of connect(), until hang_up()
+        try:
+            self.pool = self.daemon.make_pool(maximum=20)
+            self.victim = self.daemon.make_pool(maximum=3, ready=0)  # attacks may change this one
+            self.bystander = self.pool.session()
+            self.bystander.run("secret = 42")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        try:
+            self.daemon.stop()
+        finally:
+            self.daemon.remove()
+
+    def hang_up(self):
+        for s in self.sockets:
+            s.close()
+        self.sockets.clear()
 
     def serves(self):
         """The bystander's session answers, and remembers."""
         assert self.bystander.value("secret") == 42
 
-    def connect(self, data=b"", timeout=20):
-        s = socket.create_connection(self.address, timeout=timeout)
+    def connect(self, data=b"", timeout=20, receive_buffer=0):
+        s = socket.socket()
+        self.sockets.append(s)
+        s.settimeout(timeout)
+        if receive_buffer:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        s.connect(self.address)
         if data:
             s.sendall(data)
         return s
@@ -107,9 +128,7 @@ def target():
     if not _shared:
         _shared.append(Target())
     yield _shared[0]
-    _shared[0].daemon.stop()
-    _shared[0].daemon.remove()
-
+    _shared[0].stop()
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +138,10 @@ def unharmed(request, target):
     target.serves()
     before = target.daemon.memory("VmRSS")
     target.daemon.reset_peak()
-    yield
+    try:
+        yield
+    finally:
+        target.hang_up()
     target.serves()
     assert target.daemon.process.poll() is None, target.daemon.stderr()
     peak = target.daemon.memory("VmHWM")

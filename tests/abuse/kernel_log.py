@@ -4,6 +4,8 @@
 import errno
 import os
 import re
+import select
+import threading
 
 TROUBLE = re.compile(
     r"BUG:|BUG at|WARNING: |Oops|general protection fault[,:]|Kernel panic|KASAN|KMSAN|KCSAN|UBSAN"
@@ -44,3 +46,34 @@ class KernelLog:
 
     def close(self):
         os.close(self._fd)
+
+
+class WatchedKernelLog(KernelLog):
+    """One that is read as the records come, in a thread, until it is stopped."""
+
+    def __init__(self):
+        super().__init__()
+        self._failure = None
+        self._end, self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self):
+        try:
+            poll = select.poll()
+            poll.register(self._fd, select.POLLIN)
+            poll.register(self._end, 0)  # the other end is closed: POLLHUP
+            while self._end not in dict(poll.poll()):
+                self.read()
+            self.read()
+        except BaseException as error:  # handed over to the caller of stop()
+            self._failure = error
+
+    def stop(self):
+        """Takes what has come until now and ends the thread."""
+        os.close(self._wake)
+        self._thread.join()
+        os.close(self._end)
+        self.close()
+        if self._failure:
+            raise self._failure

@@ -92,37 +92,41 @@ def test_flood_of_bad_tokens(target):
 def test_flood_of_identifiers(target):
     """A caller with a good token uses ten thousand identifiers of a pool for three sessions."""
     pool = target.daemon.make_pool(maximum=3, ready=1)
-    caller = KeepAlive(target)
-    body = json.dumps({"codeInputType": "Inline", "executionType": "Synchronous", "code": "1"})
-    for i in range(3):
-        path = pool.session(f"first-{i}").path("executions")
-        assert caller.ask("POST", path, body, target.daemon.token)[0] == 200
-    before = target.daemon.memory("VmRSS")
-    for i in range(10_000):
-        path = pool.session(f"flood-{i}").path("executions")
-        status, answer = caller.ask("POST", path, body, target.daemon.token)
-        assert status == 429 and b"SessionPoolCapacityReached" in answer
-    target.serves()
-    assert sorted(pool.identifiers()) == ["first-0", "first-1", "first-2"]
-    assert target.daemon.memory("VmRSS") - before < 8 * MIB
-    pool.delete()
+    try:
+        caller = KeepAlive(target)
+        body = json.dumps({"codeInputType": "Inline", "executionType": "Synchronous", "code": "1"})
+        for i in range(3):
+            path = pool.session(f"first-{i}").path("executions")
+            assert caller.ask("POST", path, body, target.daemon.token)[0] == 200
+        before = target.daemon.memory("VmRSS")
+        for i in range(10_000):
+            path = pool.session(f"flood-{i}").path("executions")
+            status, answer = caller.ask("POST", path, body, target.daemon.token)
+            assert status == 429 and b"SessionPoolCapacityReached" in answer
+        target.serves()
+        assert sorted(pool.identifiers()) == ["first-0", "first-1", "first-2"]
+        assert target.daemon.memory("VmRSS") - before < 8 * MIB
+    finally:
+        pool.delete()
 
 
 def test_flood_of_executions(target):
     """A caller queues executions in one session without end."""
     pool = target.daemon.make_pool(maximum=2, ready=1, limits={"queueLength": 20})
-    session = pool.session()
-    session.run("1")
-    statuses = set()
-    for _ in range(30):
-        reply = session.post("import time; time.sleep(60)", executionType="Asynchronous")
-        statuses.add(reply.status)
-        if reply.status == 429:
-            reply.error(429, "SessionQueueFull")
-            break
-    assert statuses == {202, 429}
-    target.serves()
-    pool.delete()
+    try:
+        session = pool.session()
+        session.run("1")
+        statuses = set()
+        for _ in range(30):
+            reply = session.post("import time; time.sleep(60)", executionType="Asynchronous")
+            statuses.add(reply.status)
+            if reply.status == 429:
+                reply.error(429, "SessionQueueFull")
+                break
+        assert statuses == {202, 429}
+        target.serves()
+    finally:
+        pool.delete()
 
 
 def test_one_token_is_not_two_planes(target):
@@ -134,12 +138,28 @@ def test_one_token_is_not_two_planes(target):
     assert target.victim.arm("GET").status == 200
 
 
+_DOTS = (400, "SessionRequestValidationFailed", "A file path may not contain")
+_ABSENT = (404, "SessionFileNotFound", "does not exist below /mnt/data")
+CLIMBS = {
+    "..%2f": _DOTS,
+    "../": _DOTS,
+    "%2e%2e/": _DOTS,
+    "..%252f": _ABSENT,  # decoded once: a name with a percent sign
+    "%2fproc%2fself%2fcwd%2f": _ABSENT,
+}
+
+
 @pytest.mark.parametrize("name", ["issuer.jwk", "documents.db", "sessions.db"])
 def test_secrets_are_not_served(target, name):
     """Paths climb to the daemon's own files."""
-    base = target.bystander.path("files").split("?")[0]
-    for climb in ("..%2f", "../", "%2e%2e/", "..%252f", "%2fproc%2fself%2fcwd%2f"):
-        path = f"{base}/{climb * 8}state%2f{name}/content?identifier=x&api-version={e2e.NEW}"
+    target.bystander.upload(("there.txt", b"x")).ok()
+    base, query = target.bystander.path("files").split("?")
+    own = target.talk(target.head("GET", f"{base}/there.txt/content?{query}"))
+    assert status_of(own) == 200, own[:200]
+    for climb, refusal in CLIMBS.items():
+        path = f"{base}/{climb * 8}state%2f{name}/content?{query}"
         answer = target.talk(target.head("GET", path))
-        assert status_of(answer) in (400, 404), answer[:200]
+        error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert (status_of(answer), error["code"]) == refusal[:2], answer[:400]
+        assert refusal[2] in error["message"], error
         assert b"SQLite" not in answer and b"kty" not in answer

@@ -16,11 +16,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from daemon_target import HEAD_TIMEOUT, MIB, PLACES, growth, receive, status_of, target, unharmed  # noqa: E402, F401
 
 
-def close_all(sockets):
-    for s in sockets:
-        s.close()
-
-
 def descriptors(target):
     return len(os.listdir(f"/proc/{target.daemon.pid}/fd"))
 
@@ -41,7 +36,7 @@ def test_ten_thousand_idle_connections(target):
     assert descriptors(target) >= 10_000
     for _ in range(5):
         target.serves()
-    close_all(sockets)
+    target.hang_up()
     settled(target, before)
 
 
@@ -59,7 +54,7 @@ def test_more_connections_than_places(target):
     # The longest wait goes first; those that came last are still there.
     assert 400 <= len(ended) <= 700
     assert not ended & {s.fileno() for s in sockets[-1000:]}
-    close_all(sockets)
+    target.hang_up()
     settled(target, before)
 
 
@@ -82,7 +77,7 @@ def test_slowloris_heads(target):
                     s.send(b"a")
             except (BrokenPipeError, ConnectionResetError):
                 left.remove(s)
-    close_all(sockets)
+    target.hang_up()
     assert sum(status_of(a) == 408 for a in answers) > 250, answers[:2]
     assert all(status_of(a) in (408, None) for a in answers)
 
@@ -96,7 +91,7 @@ def test_slow_first_lines(target):
             assert time.monotonic() < deadline
             s.send(b"E")
         assert status_of(receive(s)) in (408, None)
-    close_all(sockets)
+    target.hang_up()
     target.serves()
 
 
@@ -108,7 +103,7 @@ def test_slow_bodies(target):
         for s in sockets:
             s.send(b" ")
         target.serves()
-    close_all(sockets)
+    target.hang_up()
 
 
 def test_connection_churn(target):
@@ -134,26 +129,20 @@ def test_half_closed_connections(target):
         sockets.append(s)
     target.serves()
     settled(target, before)
-    close_all(sockets)
+    target.hang_up()
 
 
 def test_slow_readers_of_a_large_file(target):
     """A hundred clients ask for a file of 16 MiB and do not read it."""
     target.bystander.upload(("big.bin", os.urandom(16 * MIB)))
     head = target.head("GET", target.bystander.path("files/big.bin/content"))
-    sockets = []
-    for _ in range(100):
-        s = socket.socket()
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        s.connect(target.address)
-        s.sendall(head)
-        sockets.append(s)
+    sockets = [target.connect(head, receive_buffer=4096) for _ in range(100)]
     # A session serves so many downloads at once; the others are told so.
     statuses = [s.recv(12) for s in sockets]
     assert set(statuses) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
     assert statuses.count(b"HTTP/1.1 200") >= 10
     target.serves()
-    close_all(sockets)
+    target.hang_up()
 
 
 def test_slow_readers_of_large_answers(target):
@@ -167,7 +156,7 @@ def test_slow_readers_of_large_answers(target):
     for s in sockets:
         assert s.recv(12) == b"HTTP/1.1 200"
     target.serves()
-    close_all(sockets)
+    target.hang_up()
 
 
 def test_pipelining_flood(target):
@@ -200,4 +189,4 @@ def test_pipelining_flood(target):
     s.settimeout(20)
     answers = s.recv(65536)
     assert answers.startswith(b"HTTP/1.1 200") and answers.count(b"healthy") > 10
-    close_all(sockets)
+    target.hang_up()

@@ -195,22 +195,24 @@ def test_38_memory_counts_the_files(daemon):
     """Put files into memory until the session's memory limit, where space alone would allow more."""
     limits = {"memory": "96Mi", "dataSize": "512Mi", "tmpSize": "256Mi"}
     pool = daemon.make_pool(maximum=3, ready=1, limits=limits)
-    session = pool.session()
-    session.run("1")
-    agent = agent_pid(session)
-    _, code, _, err = outcome(session, "open('fill', 'wb').write(bytes(64 << 20)); open('more', 'wb').write(bytes(64 << 20))", timeoutInSeconds=30)
-    assert code in ("ExecutionOutOfMemory", "CodeExecutionFailed"), err
-    assert memory_peak(agent) <= 96 * MIB
-    # Deleting the files through the API makes room again.
-    for name in ("fill", "more"):
-        session.call("DELETE", f"files/{name}")
-    e2e.wait_for(
-        lambda: session.post("1 + 1", timeoutInSeconds=10).json.get("status") == "Succeeded",
-        30,
-        "the session works again",
-        0.2,
-    )
-    pool.delete()
+    try:
+        session = pool.session()
+        session.run("1")
+        agent = agent_pid(session)
+        _, code, _, err = outcome(session, "open('fill', 'wb').write(bytes(64 << 20)); open('more', 'wb').write(bytes(64 << 20))", timeoutInSeconds=30)
+        assert code in ("ExecutionOutOfMemory", "CodeExecutionFailed"), err
+        assert memory_peak(agent) <= 96 * MIB
+        # Deleting the files through the API makes room again.
+        for name in ("fill", "more"):
+            session.call("DELETE", f"files/{name}")
+        e2e.wait_for(
+            lambda: session.post("1 + 1", timeoutInSeconds=10).json.get("status") == "Succeeded",
+            30,
+            "the session works again",
+            0.2,
+        )
+    finally:
+        pool.delete()
 
 
 # --- 39: output ---

@@ -398,9 +398,40 @@ class Daemon:
         self.options = options
         self.wrapper = wrapper
         self.process = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
 
     def start(self):
+        try:
+            self._start()
+        except BaseException:
+            self._end_at_once()
+            raise
+
+    def _end_at_once(self):
+        """After a failure: the daemon, its jailer and their sandboxes, as far as they are there."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            below = descendants(self.process.pid)
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._kill(below)
+        self.process.stdout.close()
+
+    def _kill(self, below):
+        self.process.kill()
+        self.process.wait()
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _start(self):
         # Not `ip netns exec`: that hides /sys/fs/cgroup.
         command = ["nsenter", f"--net=/run/netns/{self.netns}", "--"] if self.netns else []
         command += [*self.wrapper, BIN_DIR / "bivouacd", "--dev", "--listen", "127.0.0.1:0"]
@@ -455,7 +486,14 @@ class Daemon:
         return pool
 
     def stop(self, timeout=60):
-        """SIGTERM, and what must be true after it."""
+        """SIGTERM, and what must be true after it. What fails that leaves no directories either."""
+        try:
+            self._stop(timeout)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _stop(self, timeout):
         if self.process is None or self.process.poll() is not None:
             return
         below = descendants(self.pid)
@@ -463,8 +501,7 @@ class Daemon:
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._kill(below)
             raise AssertionError(f"SIGTERM: no end within {timeout} s\n{self.stderr()}") from None
         finally:
             self.process.stdout.close()
@@ -475,6 +512,12 @@ class Daemon:
         assert str(self.dir) not in mounts, "mounts left behind"
 
     def remove(self):
+        # Mounts that are left after a failure: images are below them, which belong to all.
+        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+            if line.split()[4].startswith(f"{self.dir}/"):
+                subprocess.run(["umount", "-l", line.split()[4]], check=False)
+        if str(self.dir) in pathlib.Path("/proc/self/mountinfo").read_text():
+            return
         shutil.rmtree(self.dir, ignore_errors=True)
 
 

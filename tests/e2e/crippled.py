@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command as if on a crippled machine: crippled.py [cgroups] [userns] [landlock] [notify] -- COMMAND…
+"""Runs a command as if on a crippled machine: crippled.py [cgroups] [userns] [landlock] [notify] [listener] -- COMMAND…
 
 Each word takes something away, from the command alone:
   cgroups   no cgroup file system is mounted (a mount namespace of its own)
   userns    user.max_user_namespaces is 0 (in a user namespace of its own, which is what the setting belongs to)
   landlock  landlock_* answer ENOSYS (a seccomp filter)
   notify    seccomp's questions about user notification answer as a kernel without it (the same filter)
+  listener  no seccomp filter can have a listener, as where the container's own has one (the same filter)
 Needs root.
 """
 
@@ -19,13 +20,14 @@ import sys
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 1 << 18, 2
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
-SECCOMP_GET_ACTION_AVAIL, SECCOMP_GET_NOTIF_SIZES = 2, 3
+SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL, SECCOMP_GET_NOTIF_SIZES = 1, 2, 3
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 RET_ALLOW, RET_ERRNO = 0x7FFF0000, 0x00050000
-LD_ABS, JEQ, JGE, RET = 0x20, 0x15, 0x35, 0x06
+LD_ABS, JEQ, JGE, JSET, RET = 0x20, 0x15, 0x35, 0x45, 0x06
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
 # landlock_create_ruleset, landlock_add_rule, landlock_restrict_self
 LANDLOCK_FIRST, LANDLOCK_LAST = 444, 446
-OFFSET_NR, OFFSET_ARG0 = 0, 16
+OFFSET_NR, OFFSET_ARG0, OFFSET_ARG1 = 0, 16, 24
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,7 +55,7 @@ def without_userns():
         f.write("0")
 
 
-def filter_calls(landlock, notify):
+def filter_calls(landlock, notify, listener):
     """The command and this program have one architecture, so the number alone tells the call."""
     code = [(LD_ABS, 0, 0, OFFSET_NR)]
     if landlock:
@@ -61,6 +63,16 @@ def filter_calls(landlock, notify):
             (JGE, 0, 2, LANDLOCK_FIRST),
             (JGE, 1, 0, LANDLOCK_LAST + 1),
             (RET, 0, 0, RET_ERRNO | errno.ENOSYS),
+        ]
+    if listener:
+        code += [
+            (JEQ, 0, 6, SYS_SECCOMP),
+            (LD_ABS, 0, 0, OFFSET_ARG0),
+            (JEQ, 0, 3, SECCOMP_SET_MODE_FILTER),
+            (LD_ABS, 0, 0, OFFSET_ARG1),
+            (JSET, 0, 1, SECCOMP_FILTER_FLAG_NEW_LISTENER),
+            (RET, 0, 0, RET_ERRNO | errno.EBUSY),
+            (LD_ABS, 0, 0, OFFSET_NR),
         ]
     if notify:
         code += [
@@ -81,14 +93,14 @@ def filter_calls(landlock, notify):
 def main(arguments):
     split = arguments.index("--")
     words, command = set(arguments[:split]), arguments[split + 1 :]
-    if unknown := words - {"cgroups", "userns", "landlock", "notify"}:
+    if unknown := words - {"cgroups", "userns", "landlock", "notify", "listener"}:
         sys.exit(f"crippled.py: what is {sorted(unknown)}?")
     if "cgroups" in words:
         without_cgroups()
     if "userns" in words:
         without_userns()
-    if words & {"landlock", "notify"}:
-        filter_calls("landlock" in words, "notify" in words)
+    if words & {"landlock", "notify", "listener"}:
+        filter_calls("landlock" in words, "notify" in words, "listener" in words)
     os.execv(command[0], command)
 
 

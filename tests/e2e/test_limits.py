@@ -9,7 +9,9 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
+import sys
 from textwrap import dedent
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from conftest import BIN_DIR, Daemon, form, wait_for, without_cgroups
 
 MIB = 1 << 20
+LIMITS = ["memory", "pids", "cpu", "swap"]
 HOLD = "held = bytearray({0} << 20); len(held) >> 20"
 
 
@@ -329,6 +332,81 @@ def test_result_limit():
         d.remove()
 
 
+PICTURES = dedent(
+    """
+    from IPython.display import Image, display
+    png = bytes.fromhex('89504e470d0a1a0a') + bytes(8000)
+    for _ in range(3): display(Image(png, format='png'))
+    """
+)
+
+
+def kept(session, ids):
+    return [session.call("GET", f"executions/{execution}").status == 200 for execution in ids]
+
+
+def test_results_kept():
+    d = Daemon("--results-kept-max", "100000")
+    try:
+        session = d.make_pool(maximum=2, ready=1).session()
+        ids = [session.run("'x' * 45000")["id"] for _ in range(2)]
+        assert kept(session, ids) == [True, True]
+        ids.append(session.start("'x' * 45000"))
+        session.finished(ids[2])
+        assert kept(session, ids) == [False, True, True]
+        message = session.call("GET", f"executions/{ids[0]}").error(404, "SessionExecutionNotFound")["message"]
+        assert "100000 bytes of results together (--results-kept-max)" in message
+        # One that is too large by itself stays until the next one.
+        ids.append(session.start("'x' * 1000000"))
+        session.finished(ids[3])
+        assert kept(session, ids) == [False, False, False, True]
+        ids.append(session.run("1")["id"])
+        assert kept(session, ids) == [False, False, False, False, True]
+        # Pictures count as well.
+        ids = [session.run(PICTURES)["id"] for _ in range(3)]
+        assert kept(session, ids) == [False, True, True]
+    finally:
+        d.stop()
+        d.remove()
+
+
+def test_buffers():
+    """Replies that nobody reads take what the option gives them, and no more."""
+    d = Daemon("--buffers-max", str(24 * MIB), "--ready", "1")
+    try:
+        session = d.make_pool(maximum=2, ready=1).session()
+        execution = session.run("'x' * (7 << 20)")["id"]
+        path = session.path(f"executions/{execution}")
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {d.token}\r\n\r\n"
+        silent = [socket.socket() for _ in range(3)]
+        for s in silent:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.settimeout(30)
+            s.connect(d.address)
+            s.sendall(head.encode())
+            assert s.recv(12) == b"HTTP/1.1 200"
+        reply = session.call("GET", f"executions/{execution}")
+        error = reply.error(503, "ServiceUnavailable")
+        assert "--buffers-max" in error["message"] and reply.headers["Retry-After"] == "1"
+        # A body is refused before its code runs.
+        reply = session.post("seen = True #" + "x" * (4 * MIB - 100))
+        assert "--buffers-max" in reply.error(503, "ServiceUnavailable")["message"]
+        assert reply.headers["Retry-After"] == "1"
+        assert session.value("'seen' in globals()") is False
+        # What has run must not be run again: no Retry-After.
+        reply = session.post("ran = 'x' * (4 << 20); ran")
+        assert "has been carried out" in reply.error(503, "ServiceUnavailable")["message"]
+        assert "Retry-After" not in reply.headers
+        assert session.value("len(ran)") == 4 << 20
+        silent.pop().close()
+        wait_for(lambda: session.call("GET", f"executions/{execution}").status == 200, 10, "room again")
+        for s in silent:
+            s.close()
+    finally:
+        d.stop()
+        d.remove()
+
+
 def test_upload_parts(session):
     session.upload(*[(f"f{i:02}", b"") for i in range(64)]).ok()
     assert len(session.names()) == 64
@@ -374,6 +452,42 @@ def test_missing_controllers_are_named(bare):
     assert unenforced(bare.default_pool())[:3] == ["memory", "pids", "cpu"]
     assert "this machine does not enforce: memory pids cpu" in bare.stderr()
     assert bare.default_pool().session().value("1 + 1") == 2
+
+
+def crippled(*words):
+    return [sys.executable, pathlib.Path(__file__).with_name("crippled.py"), *words, "--"]
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["landlock"], "landlock"),
+        (["listener"], "refused-call-names"),
+        (["landlock", "listener"], "landlock refused-call-names"),
+    ],
+)
+def test_missing_defences_are_named(words, named):
+    d = Daemon(wrapper=crippled(*words))
+    try:
+        pool = d.default_pool()
+        assert [word for word in unenforced(pool) if word not in LIMITS] == named.split()
+        line = next(line for line in d.stderr().splitlines() if "does not enforce" in line)
+        assert f"{named};" in line
+        assert pool.session().value("6 * 7") == 42
+    finally:
+        d.stop()
+        d.remove()
+
+
+def test_strict_names_missing_defences(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("bivouacd must be started as root")
+    done = start_strict(crippled("landlock", "listener"), tmp_path)
+    assert (done.returncode, done.stdout) == (69, ""), done.stderr
+    line = next(line for line in done.stderr.splitlines() if line.startswith("bivouacd:"))
+    assert "landlock refused-call-names." in line
+    for hint in ("for landlock: ", "for refused-call-names: ", "for swap: "):
+        assert hint in line
 
 
 def test_processes_are_bounded_without_a_controller(bare):

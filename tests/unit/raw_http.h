@@ -11,6 +11,7 @@
 #include "loop/loop.h"
 
 #include <arpa/inet.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -99,7 +100,7 @@ static void eat(size_t n)
 	conn.len -= n;
 }
 
-static bool at_end(void)
+static inline bool at_end(void)
 {
 	return !conn.len && !fill();
 }
@@ -183,13 +184,13 @@ static int get_reply(bool keep)
 	return reply.status;
 }
 
-static int ask(const char *request)
+static inline int ask(const char *request)
 {
 	put(request);
 	return get_reply(true);
 }
 
-static bool said(const char *text)
+static inline bool said(const char *text)
 {
 	return strcmp(reply.body, text) == 0;
 }
@@ -210,18 +211,26 @@ static bool error_code(const char *code)
 
 static struct loop_timer *watchdog;
 static int client_status;
+static pid_t client_pid;
 
 static void child_done(int signum)
 {
 	(void)signum;
-	if (waitpid(-1, &client_status, WNOHANG) > 0)
+	if (client_pid > 0 && waitpid(client_pid, &client_status, WNOHANG) > 0) {
+		client_pid = 0;
 		loop_stop();
+	}
 }
 
 static void too_slow(void *arg)
 {
 	(void)arg;
 	fprintf(stderr, "the client hangs\n");
+	if (client_pid > 0) {
+		kill(client_pid, SIGKILL);
+		waitpid(client_pid, NULL, 0);
+		client_pid = 0;
+	}
 	client_status = -1;
 	loop_stop();
 }
@@ -229,12 +238,13 @@ static void too_slow(void *arg)
 static void run_client(void **state)
 {
 	void (*fn)(void) = *(void (**)(void)) * state;
-	pid_t pid = fork();
 
-	if (!pid) {
+	client_pid = fork();
+	if (!client_pid) {
 		fn();
 		_exit(0);
 	}
+	assert_true(client_pid > 0);
 	client_status = -1;
 	loop_timer_start(watchdog, 120000);
 	loop_run();

@@ -5,6 +5,7 @@
 #include "base/own.h"
 #include "loop/loop.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -921,6 +922,22 @@ static void test_bad_address(void **state)
 	config.port = port; /* taken */
 	assert_null(http_server_new(&config, NULL, &e));
 	assert_int_equal(e.code, ERR_SYSTEM);
+	assert_true(fcntl(0, F_GETFD) >= 0); /* 0 was no socket of the server's */
+}
+
+static void test_socket_is_taken_over(void **state)
+{
+	char address[100];
+	struct http_config config = { .address = address };
+	struct err e = ERR_INIT;
+
+	(void)state;
+	memset(address, '1', sizeof(address) - 1);
+	address[sizeof(address) - 1] = '\0';
+	assert_int_equal(http_bind("127.0.0.1", 0, &config.socket_fd, &e), 0);
+	assert_null(http_server_new(&config, NULL, &e));
+	assert_int_equal(e.code, ERR_INVALID);
+	assert_int_equal(fcntl(config.socket_fd, F_GETFD), -1);
 }
 
 int main(void)
@@ -943,6 +960,7 @@ int main(void)
 		client(idle),
 		client(leaves_hung),
 		cmocka_unit_test(test_bad_address),
+		cmocka_unit_test(test_socket_is_taken_over),
 		cmocka_unit_test(test_server_free),
 	};
 

@@ -57,6 +57,8 @@ static void test_defaults(void **state)
 	assert_null(o.config);
 	assert_int_equal(o.body_max, 8 << 20);
 	assert_int_equal(o.executions_kept, 64);
+	assert_int_equal(o.buffers_max, 512 << 20);
+	assert_int_equal(o.results_kept_max, 32 << 20);
 }
 
 static void test_forms(void **state)
@@ -107,11 +109,13 @@ static void test_ranges(void **state)
 		{ "starting-max", "1", "1000", "0", "1001" },
 		{ "connections-max", "1", "19000", "0", "19001" },
 		{ "body-max", "1024", "1073741824", "1023", "1073741825" },
+		{ "buffers-max", "1048576", "1099511627776", "1048575", "1099511627777" },
 		{ "code-max", "1024", "7340032", "1023", "7340033" },
 		{ "output-max", "1024", "4194304", "1023", "4194305" },
 		{ "result-max", "1024", "8388608", "1023", "8388609" },
 		{ "list-max", "1", "100000", "0", "100001" },
 		{ "executions-kept", "1", "10000", "0", "10001" },
+		{ "results-kept-max", "1024", "1099511627776", "1023", "1099511627777" },
 		{ "idle-timeout", "1", "86400", "0", "86401" },
 		{ "head-timeout", "1", "3600", "0", "3601" },
 		{ "body-rate-min", "0", "1073741824", NULL, "1073741825" },
