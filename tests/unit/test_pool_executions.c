@@ -592,7 +592,7 @@ static int teardown(void **state)
 
 static void test_names_are_added(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -622,7 +622,7 @@ static void test_who_is_asked_about(void **state)
 		{ AGENT_RESULT_CANCELED, "words", false },
 		{ AGENT_RESULT_OOM, "words", false },
 	};
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -641,7 +641,7 @@ static void test_who_is_asked_about(void **state)
 /* What a taken-over agent adds to a result changes nothing. */
 static void test_result_twice_while_asking(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 	struct buf b;
 
 	(void)state;
@@ -667,7 +667,7 @@ static void test_result_twice_while_asking(void **state)
 
 static void test_result_twice(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 	struct buf b;
 
 	(void)state;
@@ -686,7 +686,7 @@ static void test_result_twice(void **state)
 
 static void test_not_run_runs_again(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -710,7 +710,7 @@ static bool has_outcome(void)
 
 static void test_silent_jailer(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	names_wait_ms = 1;
@@ -743,7 +743,7 @@ static void test_silent_jailer(void **state)
 
 static void test_deleted_while_asking(void **state)
 {
-	struct outcome o, next;
+	static struct outcome o, next;
 
 	(void)state;
 	open_session();
@@ -765,7 +765,7 @@ static void test_deleted_while_asking(void **state)
 
 static void test_limit_of_one(void **state)
 {
-	struct outcome a, b;
+	static struct outcome a, b;
 
 	(void)state;
 	open_session();
@@ -786,7 +786,7 @@ static void test_limit_of_one(void **state)
 
 static void test_refused_limit(void **state)
 {
-	struct outcome a, b, c;
+	static struct outcome a, b, c;
 
 	(void)state;
 	open_session();
@@ -807,7 +807,7 @@ static void test_refused_limit(void **state)
 
 static void test_refused_limit_of_nobody(void **state)
 {
-	struct outcome a, b, c;
+	static struct outcome a, b, c;
 
 	(void)state;
 	open_session();
@@ -826,7 +826,7 @@ static void test_refused_limit_of_nobody(void **state)
 
 static void test_lost_requests_are_repeated(void **state)
 {
-	struct outcome a, b;
+	static struct outcome a, b;
 
 	(void)state;
 	open_session();
@@ -856,7 +856,7 @@ static void test_lost_requests_are_repeated(void **state)
 
 static void test_no_limit_without_a_controller(void **state)
 {
-	struct outcome a, b;
+	static struct outcome a, b;
 
 	(void)state;
 	open_session();
@@ -886,7 +886,7 @@ static bool asked_for_a_kernel(void)
 
 static void test_memory_is_back_before_the_kernel(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	start_with_limit(&o);
@@ -899,7 +899,7 @@ static void test_memory_is_back_before_the_kernel(void **state)
 
 static void test_memory_is_back_while_asking(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	start_with_limit(&o);
@@ -914,7 +914,7 @@ static void test_memory_is_back_while_asking(void **state)
 /* The jailer is replaced: whether it has given the memory back nobody knows. */
 static void test_memory_lost_on_its_way_back(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	start_with_limit(&o);
@@ -931,7 +931,7 @@ static void test_memory_lost_on_its_way_back(void **state)
 
 static void test_kernel_waits_for_a_limit_on_its_way(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -953,7 +953,7 @@ static void test_kernel_waits_for_a_limit_on_its_way(void **state)
 
 static void test_kernel_after_a_limit_that_failed(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	open_session();
@@ -974,7 +974,7 @@ static void test_kernel_after_a_limit_that_failed(void **state)
 
 static void test_adopted_with_a_dead_kernel(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	hold_kernel = true;
@@ -995,7 +995,7 @@ static void test_adopted_with_a_dead_kernel(void **state)
 /* Its limit is not touched, and nothing else starts, while an earlier daemon's execution runs. */
 static void test_adopted_with_an_execution(void **state)
 {
-	struct outcome o;
+	static struct outcome o;
 
 	(void)state;
 	adopt_session();
