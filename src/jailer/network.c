@@ -659,6 +659,11 @@ int network_connect(struct network *n, unsigned slot, int pidfd, uint32_t *ret_a
 {
 	struct mnl_socket *sandbox = NULL;
 
+	/* SECURITY: whatever the daemon asks for. Cutting off is never refused. */
+	if (n->config.options->off)
+		return err_set(
+			e, ERR_UNAVAILABLE,
+			"the jailer runs with --egress off; start bivouacd with --egress on");
 	OWNED_FD int sandbox_ns = netns_of_process(pidfd, n->home_fd, e);
 
 	if (sandbox_ns < 0)

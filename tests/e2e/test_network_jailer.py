@@ -537,6 +537,17 @@ def test_clean_end_leaves_nothing(own):
     assert list(jailer.run.iterdir()) == []
 
 
+def test_nobody_is_connected_when_egress_is_off(own):
+    jailer = own("--egress", "off")
+    sandbox = jailer.sandbox()
+    with pytest.raises(JailerError, match="--egress off") as refused:
+        sandbox.network()
+    assert refused.value.code == error_code("ERR_UNAVAILABLE")
+    assert sandbox.network(0) == 0
+    assert re.findall(r"^\d+: (\w+)", sandbox.inside("ip", "-o", "link"), re.M) == ["lo"]
+    assert jailer.world.ruleset() == ""
+
+
 def test_what_is_missing_is_named(own):
     jailer = own(stand_in=False)
     world = jailer.world
@@ -560,6 +571,7 @@ def test_what_is_missing_is_named(own):
         ("--egress-rate", "-1"),
         ("--egress-bandwidth", "12M"),
         ("--dns", "localhost"),
+        ("--egress", "maybe"),
         ("--dns", "1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4"),
     ],
 )
