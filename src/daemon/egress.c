@@ -126,6 +126,9 @@ void egress_args(const struct options *o, bool offered, const char *ret[EGRESS_A
 	};
 	size_t n = 0;
 
+	/* SECURITY: a daemon that was taken over asks the jailer in vain. */
+	ret[n++] = "--egress";
+	ret[n++] = offered ? "on" : "off";
 	for (size_t i = 0; offered && i < ARRAY_LEN(given); i++) {
 		snprintf(numbers[i], sizeof(numbers[i]), "%ld", given[i].value);
 		ret[n++] = given[i].name;

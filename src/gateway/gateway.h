@@ -75,7 +75,6 @@ struct stream {
 	uint32_t armed;      /* epoll events */
 	unsigned generation; /* of this slot */
 	struct sandbox *sandbox;
-	uint32_t address;
 	struct flight *flight; /* its query that is being answered, NULL none */
 	int64_t deadline_ms;
 	size_t in_len;

@@ -63,6 +63,14 @@ static bool next_item(struct str *rest, struct str *ret)
 	return true;
 }
 
+int egress_parse_switch(struct egress_options *o, const char *text, struct err *e)
+{
+	o->off = strcmp(text, "off") == 0;
+	return o->off || strcmp(text, "on") == 0
+		       ? 0
+		       : err_set(e, ERR_INVALID, "--egress: on or off, not '%.40s'", text);
+}
+
 int egress_parse_allow(struct egress_options *o, const char *text, struct err *e)
 {
 	struct str rest = str_from(text);

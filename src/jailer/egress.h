@@ -26,6 +26,7 @@ struct cidr {
 };
 
 struct egress_options {
+	bool off;                            /* nobody is connected */
 	struct cidr allow[EGRESS_ALLOW_MAX]; /* wins over refused ranges and host addresses */
 	size_t allow_count;
 	uint32_t dns[EGRESS_DNS_MAX]; /* upstream resolvers, host byte order */
@@ -39,6 +40,8 @@ struct egress_options {
 #define EGRESS_OPTIONS_INIT                                                                        \
 	((struct egress_options){ .connections = 256, .rate = 100, .bandwidth = 12500000 })
 
+/** egress_parse_switch: "on" or "off". */
+int egress_parse_switch(struct egress_options *o, const char *text, struct err *e);
 /** egress_parse_allow: "10.1.0.0/16,192.0.2.7"; a lone address is a /32. Adds to the list. */
 int egress_parse_allow(struct egress_options *o, const char *text, struct err *e);
 /** egress_parse_dns: "192.0.2.53,192.0.2.54", at most EGRESS_DNS_MAX. */

@@ -10,7 +10,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <net/if.h>
-#include <stdlib.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -34,27 +34,33 @@ void links_close(struct mnl_socket *nl)
 		mnl_socket_close(nl);
 }
 
+/* Else it answers a request that was given up before; a datagram answers one only. */
+static bool is_answer(const char *answer, size_t len, unsigned sequence)
+{
+	const struct nlmsghdr *nlh = (const void *)answer;
+
+	return len >= sizeof(*nlh) && nlh->nlmsg_seq == sequence;
+}
+
 /* Sends one request and takes its answers: 0, or -1 with errno as the kernel said it. */
 static int ask(struct mnl_socket *nl, struct nlmsghdr *nlh, mnl_cb_t fn, void *arg)
 {
 	static unsigned sequence;
-	char *answer = malloc(DUMP_SIZE);
-	int rc = answer ? MNL_CB_OK : -1;
+	char answer[DUMP_SIZE] __attribute__((aligned(NLMSG_ALIGNTO)));
+	int rc = MNL_CB_OK;
 
 	nlh->nlmsg_seq = ++sequence;
-	if (answer && mnl_socket_sendto(nl, nlh, nlh->nlmsg_len) < 0)
-		rc = -1;
+	if (mnl_socket_sendto(nl, nlh, nlh->nlmsg_len) < 0)
+		return -1;
 	while (rc > MNL_CB_STOP) {
-		ssize_t n = mnl_socket_recvfrom(nl, answer, DUMP_SIZE);
+		ssize_t n = mnl_socket_recvfrom(nl, answer, sizeof(answer));
 
+		if (n >= 0 && !is_answer(answer, (size_t)n, nlh->nlmsg_seq))
+			continue;
 		rc = n < 0 ? -1
 			   : mnl_cb_run(answer, (size_t)n, nlh->nlmsg_seq,
 					mnl_socket_get_portid(nl), fn, arg);
 	}
-	int saved = errno;
-
-	free(answer);
-	errno = saved;
 	return rc;
 }
 

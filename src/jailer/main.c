@@ -32,7 +32,7 @@
 static void usage(FILE *out)
 {
 	fputs("usage: bivouac-jailer --run-dir DIR --images DIR --owner UID [--uid-dir DIR]\n"
-	      "         [--egress-allow CIDR[,CIDR…]] [--egress-connections N] [--egress-rate N]\n"
+	      "         [--egress on|off] [--egress-allow CIDR[,CIDR…]] [--egress-connections N] [--egress-rate N]\n"
 	      "         [--egress-bandwidth BYTES] [--dns ADDRESS[,ADDRESS…]]\nStarted by bivouacd with its socket as descriptor 3; see docs/jailer-protocol.md.\n",
 	      out);
 }
@@ -40,7 +40,7 @@ static void usage(FILE *out)
 /* Settings of egress, in the order of their options below. */
 static int (*const egress_parsers[])(struct egress_options *o, const char *text, struct err *e) = {
 	egress_parse_allow,     egress_parse_connections, egress_parse_rate,
-	egress_parse_bandwidth, egress_parse_dns,
+	egress_parse_bandwidth, egress_parse_dns,         egress_parse_switch,
 };
 #define EGRESS_OPTION 256 /* + index: a value that no character has */
 
@@ -54,6 +54,7 @@ static const struct option options[] = {
 	{ "egress-rate", required_argument, NULL, EGRESS_OPTION + 2 },
 	{ "egress-bandwidth", required_argument, NULL, EGRESS_OPTION + 3 },
 	{ "dns", required_argument, NULL, EGRESS_OPTION + 4 },
+	{ "egress", required_argument, NULL, EGRESS_OPTION + 5 },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };

@@ -48,6 +48,7 @@ struct network {
 	struct mnl_socket *links;
 	int addresses_fd; /* news of the host's addresses */
 	int changes_fd;   /* news of the host's rulesets */
+	bool no_timeouts; /* this kernel has none for the uplink alone */
 	uint32_t host[RULES_HOST_MAX];
 	size_t host_count;
 	/* The program. */
@@ -164,20 +165,36 @@ static int configure_uplink(const struct network *n, struct mnl_socket *nl, cons
 		       : 0;
 }
 
-/* SECURITY: the rules come before the link they are about. */
-static int load_uplink_rules(const struct network *n, struct err *e)
+static int load_uplink_text(const struct network *n, bool timeouts, struct err *e)
 {
 	struct buf text;
 
 	buf_init(&text, RULES_TEXT_MAX);
-	rules_uplink(n->config.options, n->config.index, &text);
+	rules_uplink(n->config.options, n->config.index, timeouts, &text);
 	int rc = rules_load(n->home_fd, &text, e);
 
 	buf_done(&text);
 	return rc;
 }
 
-static int make_uplink(const struct network *n, struct err *e)
+/* SECURITY: the rules come before the link they are about. */
+static int load_uplink_rules(struct network *n, struct err *e)
+{
+	struct err first = ERR_INIT;
+
+	if (!n->no_timeouts && load_uplink_text(n, true, &first) == 0)
+		return 0;
+	int rc = load_uplink_text(n, false, e);
+
+	if (rc == 0 && !n->no_timeouts)
+		log_warn("this kernel has no timeouts for connections of one network "
+			 "(CONFIG_NF_CONNTRACK_TIMEOUT), silent ones stay for the host's: %s",
+			 first.msg);
+	n->no_timeouts = n->no_timeouts || rc == 0;
+	return rc;
+}
+
+static int make_uplink(struct network *n, struct err *e)
 {
 	struct mnl_socket *nl = links_open(e);
 	char name[IF_NAMESIZE];
@@ -224,7 +241,7 @@ static int configure_inside(void *arg, struct err *e)
 		{ "ipv4/conf/all/proxy_arp", "0", true },
 		{ "ipv4/conf/default/proxy_arp", "0", true },
 		/* Refusals are answered each; the kernel's own limit would turn the seventh of a
-		 * second into a timeout. What a sandbox sends is limited already. */
+		 * second into a timeout. How many are answered is limited by our rules. */
 		{ "ipv4/icmp_ratemask", "0", true },
 	};
 	struct network *n = arg;
@@ -642,6 +659,11 @@ int network_connect(struct network *n, unsigned slot, int pidfd, uint32_t *ret_a
 {
 	struct mnl_socket *sandbox = NULL;
 
+	/* SECURITY: whatever the daemon asks for. Cutting off is never refused. */
+	if (n->config.options->off)
+		return err_set(
+			e, ERR_UNAVAILABLE,
+			"the jailer runs with --egress off; start bivouacd with --egress on");
 	OWNED_FD int sandbox_ns = netns_of_process(pidfd, n->home_fd, e);
 
 	if (sandbox_ns < 0)

@@ -22,6 +22,8 @@
 #define NFT_DEADLINE_MS 10000
 #define NFT_OUTPUT_MAX  (64u << 10)
 #define BURST_MIN       262144
+/* Each new one may walk over all. */
+#define HOST_CONNECTIONS 32768
 
 /* What no sandbox reaches unless the operator names it: this network, private, shared (RFC 6598),
  * loopback, link-local with the metadata service, Azure's wire server, protocol assignments,
@@ -63,8 +65,9 @@ static void add_table(struct buf *out, const char *name)
 		 name);
 }
 
-/* One chain per reason. The log of what is refused is limited for each sandbox, so that a flood
- * fills nobody's log; callers are told at once instead of waiting for a timeout. */
+/* One chain per reason. What is logged of each sandbox is limited, so that a flood fills nobody's
+ * log. Callers are told at once instead of waiting for a timeout; who goes on after a few hundred
+ * answers a second gets none. */
 static void add_reasons(struct buf *out)
 {
 	static const struct {
@@ -80,13 +83,47 @@ static void add_reasons(struct buf *out)
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(chains); i++)
-		buf_addf(out,
-			 "\tchain refuse_%s {\n"
-			 "\t\tupdate @logged { iif limit rate 50/second burst 200 packets } "
-			 "log prefix \"%s\" group %d snaplen %d\n"
-			 "\t\t%s\n\t}\n",
-			 chains[i].reason, chains[i].reason, NETFILTER_LOG_GROUP,
-			 NETFILTER_LOG_BYTES, chains[i].verdict);
+		buf_addf(
+			out,
+			"\tchain refuse_%s {\n"
+			"\t\tupdate @logged { iif limit rate 50/second burst 200 packets } "
+			"log prefix \"%s\" group %d snaplen %d\n"
+			"\t\tupdate @rejected { iif limit rate over 200/second burst 400 packets } drop\n"
+			"\t\t%s\n\t}\n",
+			chains[i].reason, chains[i].reason, NETFILTER_LOG_GROUP,
+			NETFILTER_LOG_BYTES, chains[i].verdict);
+}
+
+/* The share of one sandbox in one direction: what is more is dropped, as a slow line would do. */
+static void add_police(const struct egress_options *o, const char *set, const char *key,
+		       struct buf *out)
+{
+	uint64_t burst = o->bandwidth > BURST_MIN ? o->bandwidth : BURST_MIN;
+
+	buf_addf(out,
+		 "\t\tupdate @%s { %s limit rate over %" PRIu64 " bytes/second burst %" PRIu64
+		 " bytes } drop\n",
+		 set, key, o->bandwidth, burst);
+}
+
+/*
+ * Before defragmentation and connection tracking. SECURITY: whatever the gateway's tracking sees
+ * of a connection, the host's must see too. A reset that ended the connection here and went no
+ * further would leave the host's entry for its whole timeout, without counting any more against
+ * the sandbox; so what the gateway's routing would drop (the last hop, options such as a source
+ * route) and what exceeds the share is dropped first. The share is that of the link: by source
+ * address, one sandbox could use up another's.
+ */
+static void add_arrival(const struct egress_options *o, struct buf *out)
+{
+	buf_addf(out, "\tchain arrival {\n"
+		      "\t\ttype filter hook prerouting priority -450; policy accept;\n"
+		      "\t\tiifname != \"s*\" accept\n"
+		      "\t\tmeta nfproto != ipv4 drop\n");
+	add_police(o, "up", "iif", out);
+	buf_addf(out, "\t\tip ttl < 2 drop\n"
+		      "\t\tip hdrlength != 5 drop\n"
+		      "\t}\n");
 }
 
 /*
@@ -99,7 +136,6 @@ static void add_prerouting(struct buf *out)
 	buf_addf(out, "\tchain prerouting {\n"
 		      "\t\ttype filter hook prerouting priority raw; policy accept;\n"
 		      "\t\tiifname != \"s*\" accept\n"
-		      "\t\tmeta nfproto != ipv4 drop\n"
 		      "\t\tfib saddr . iif oif 0 goto refuse_spoofed\n"
 		      "\t\tip daddr { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 240.0.0.0/4 } "
 		      "goto refuse_address\n"
@@ -108,32 +144,22 @@ static void add_prerouting(struct buf *out)
 		      "\t}\n");
 }
 
-/* The share of one sandbox in one direction: what is more is dropped, as a slow line would do. */
-static void add_police(const struct egress_options *o, const char *set, const char *key,
-		       struct buf *out)
-{
-	uint64_t burst = o->bandwidth > BURST_MIN ? o->bandwidth : BURST_MIN;
-
-	buf_addf(out,
-		 "\t\tupdate @%s { ip %s limit rate over %" PRIu64 " bytes/second burst %" PRIu64
-		 " bytes } drop\n",
-		 set, key, o->bandwidth, burst);
-}
-
 /* The gateway's own namespace offers DNS to sandboxes, and nothing to the outside. */
-static void add_local(const struct egress_options *o, struct buf *out)
+static void add_local(struct buf *out)
 {
 	buf_addf(out, "\tchain input {\n"
 		      "\t\ttype filter hook input priority filter; policy drop;\n"
-		      "\t\tiifname != \"s*\" drop\n");
-	add_police(o, "up", "saddr", out);
-	buf_addf(out, "\t\tip daddr 169.254.1.1 udp dport 53 accept\n"
+		      "\t\tiifname != \"s*\" drop\n"
+		      "\t\tip daddr 169.254.1.1 udp dport 53 accept\n"
 		      "\t\tct state invalid drop\n"
 		      "\t\tct state established,related accept\n"
 		      "\t\tip daddr 169.254.1.1 tcp dport 53 goto resolve\n"
 		      "\t\tgoto refuse_address\n"
 		      "\t}\n"
 		      "\tchain resolve {\n"
+		      /* Closed ones are not counted, but remembered for a while. */
+		      "\t\tupdate @asking { ip saddr limit rate over 20/second burst 40 packets } "
+		      "goto refuse_rate\n"
 		      "\t\tadd @resolving { ip saddr ct count over 8 } goto refuse_connections\n"
 		      "\t\taccept\n"
 		      "\t}\n"
@@ -158,16 +184,15 @@ static void add_forward(const struct egress_options *o, struct buf *out)
 		      "\t\tiifname \"s*\" goto outbound\n"
 		      "\t}\n"
 		      "\tchain inbound {\n");
-	add_police(o, "down", "daddr", out);
+	add_police(o, "down", "ip daddr", out);
 	buf_addf(out, "\t\tct state established,related accept\n"
 		      "\t}\n"
 		      "\tchain outbound {\n"
 		      /* Before anything else: no setting connects two sandboxes. */
 		      "\t\toifname != \"" RULES_UP "\" goto refuse_address\n"
 		      "\t\tip daddr 198.18.0.0/15 goto refuse_address\n"
-		      "\t\tct state invalid drop\n");
-	add_police(o, "up", "saddr", out);
-	buf_addf(out, "\t\tct state established,related accept\n"
+		      "\t\tct state invalid drop\n"
+		      "\t\tct state established,related accept\n"
 		      "\t\tmeta l4proto != { tcp, udp, icmp } goto refuse_protocol\n"
 		      "\t\ticmp type != echo-request goto refuse_protocol\n"
 		      "\t\tip daddr @allowed goto admit\n"
@@ -194,9 +219,10 @@ static void add_counters(struct buf *out)
 		const char *type;
 		bool ages;
 	} sets[] = {
-		{ "up", "ipv4_addr", true },         { "down", "ipv4_addr", true },
+		{ "up", "iface_index", true },       { "down", "ipv4_addr", true },
 		{ "begun", "ipv4_addr", true },      { "open", "ipv4_addr", false },
-		{ "resolving", "ipv4_addr", false }, { "logged", "iface_index", true },
+		{ "resolving", "ipv4_addr", false }, { "asking", "ipv4_addr", true },
+		{ "logged", "iface_index", true },   { "rejected", "iface_index", true },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(sets); i++)
@@ -222,8 +248,9 @@ void rules_gateway(const struct egress_options *o, const uint32_t *host, size_t 
 	buf_addf(out, "\t}\n");
 	add_counters(out);
 	add_reasons(out);
+	add_arrival(o, out);
 	add_prerouting(out);
-	add_local(o, out);
+	add_local(out);
 	add_forward(o, out);
 	buf_addf(out, "\tchain postrouting {\n"
 		      "\t\ttype nat hook postrouting priority srcnat; policy accept;\n"
@@ -271,7 +298,38 @@ void rules_uplink_table(unsigned index, char ret[static RULES_TABLE_SIZE])
 	snprintf(ret, RULES_TABLE_SIZE, "bivouac_%u", index);
 }
 
-void rules_uplink(const struct egress_options *o, unsigned index, struct buf *out)
+/* SECURITY: the host's memory of connections is everybody's. Whatever the gateway believes of its
+ * own, all that it forwards has at most HOST_CONNECTIONS here, and none of it lasts for days. */
+static void add_host_timeouts(struct buf *out)
+{
+	buf_addf(out, "\tct timeout brief {\n"
+		      "\t\tprotocol tcp; l3proto ip;\n"
+		      "\t\tpolicy = { established: 7440, time_wait: 10, close: 10 };\n"
+		      "\t}\n");
+}
+
+static void add_host_forward(const char *uplink, bool timeouts, struct buf *out)
+{
+	buf_addf(out,
+		 "\tchain forward {\n"
+		 "\t\ttype filter hook forward priority filter; policy accept;\n"
+		 "\t\tiifname \"%s\" goto outbound\n"
+		 "\t\toifname != \"%s\" accept\n"
+		 "\t\tct state established,related accept\n"
+		 "\t\tdrop\n"
+		 "\t}\n"
+		 "\tchain outbound {\n"
+		 "\t\toifname \"%s\" drop\n"
+		 /* It would leave untranslated. */
+		 "\t\tct state invalid drop\n"
+		 "\t\tct state new ct count over %d drop\n"
+		 "%s"
+		 "\t}\n",
+		 uplink, uplink, uplink, HOST_CONNECTIONS,
+		 timeouts ? "\t\tct state new meta l4proto tcp ct timeout set \"brief\"\n" : "");
+}
+
+void rules_uplink(const struct egress_options *o, unsigned index, bool timeouts, struct buf *out)
 {
 	uint32_t g = rules_uplink_gateway(index);
 	char table[RULES_TABLE_SIZE];
@@ -284,21 +342,16 @@ void rules_uplink(const struct egress_options *o, unsigned index, struct buf *ou
 		 g & 255);
 	add_table(out, table);
 	add_allowed(o, out);
+	if (timeouts)
+		add_host_timeouts(out);
 	add_host_guard(uplink, gateway, out);
+	add_host_forward(uplink, timeouts, out);
 	buf_addf(out,
-		 "\tchain forward {\n"
-		 "\t\ttype filter hook forward priority filter; policy accept;\n"
-		 "\t\tiifname \"%s\" oifname \"%s\" drop\n"
-		 "\t\tiifname \"%s\" accept\n"
-		 "\t\toifname != \"%s\" accept\n"
-		 "\t\tct state established,related accept\n"
-		 "\t\tdrop\n"
-		 "\t}\n"
 		 "\tchain postrouting {\n"
 		 "\t\ttype nat hook postrouting priority srcnat; policy accept;\n"
 		 "\t\tip saddr %s oifname != \"%s\" masquerade\n"
 		 "\t}\n}\n",
-		 uplink, uplink, uplink, uplink, gateway, uplink);
+		 gateway, uplink);
 }
 
 void rules_uplink_remove(unsigned index, struct buf *out)
@@ -357,21 +410,31 @@ static int memory_file(const char *name, const struct buf *contents, struct err 
 	return take_fd(fd);
 }
 
-/* Waits for nft; its exit status, or -1 when it took too long and was killed. */
-static int nft_wait(pid_t pid)
+/* Waits for nft; its exit status, or -1 with an error when it was killed. */
+static int nft_wait(pid_t pid, struct err *e)
 {
 	OWNED_FD int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	struct pollfd end = { .fd = pidfd, .events = POLLIN };
 	int status = 0;
-	int rc;
+	int rc = -1;
 
-	while ((rc = poll(&end, 1, NFT_DEADLINE_MS)) < 0 && errno == EINTR)
-		;
-	if (pidfd < 0 || rc <= 0)
+	if (pidfd < 0)
+		err_sys(e, "watch nft");
+	else
+		while ((rc = poll(&end, 1, NFT_DEADLINE_MS)) < 0 && errno == EINTR)
+			;
+	if (rc <= 0)
 		kill(pid, SIGKILL);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	if (pidfd < 0)
+		return -1;
+	if (rc <= 0)
+		return err_set(e, ERR_SYSTEM, "nft did not finish within %d s",
+			       NFT_DEADLINE_MS / 1000);
+	return WIFEXITED(status)
+		       ? WEXITSTATUS(status)
+		       : err_set(e, ERR_SYSTEM, "nft was killed (signal %d)", WTERMSIG(status));
 }
 
 static int nft_failed(int status, int output, struct err *e)
@@ -381,9 +444,6 @@ static int nft_failed(int status, int output, struct err *e)
 
 	words[n > 0 ? n : 0] = '\0';
 	words[strcspn(words, "\n")] = '\0';
-	if (status < 0)
-		return err_set(e, ERR_SYSTEM, "nft did not finish within %d s",
-			       NFT_DEADLINE_MS / 1000);
 	return err_set(e, ERR_SYSTEM, "nft refused a ruleset (status %d): %s", status, words);
 }
 
@@ -404,7 +464,7 @@ int rules_load(int ns_fd, const struct buf *text, struct err *e)
 		return err_sys(e, "fork nft");
 	if (pid == 0)
 		nft_child(ns_fd, nft, input, output, self);
-	int status = nft_wait(pid);
+	int status = nft_wait(pid, e);
 
-	return status == 0 ? 0 : nft_failed(status, output, e);
+	return status > 0 ? nft_failed(status, output, e) : status;
 }

@@ -49,8 +49,8 @@ void rules_gateway(const struct egress_options *o, const uint32_t *host, size_t 
 		   struct buf *out);
 /** rules_host_addresses: other contents of the gateway's set of host addresses. */
 void rules_host_addresses(const uint32_t *host, size_t host_count, struct buf *out);
-/** rules_uplink: the host's table for the uplink bvk<index>. */
-void rules_uplink(const struct egress_options *o, unsigned index, struct buf *out);
+/** rules_uplink: the host's table for the uplink bvk<index>; timeouts: with some of its own. */
+void rules_uplink(const struct egress_options *o, unsigned index, bool timeouts, struct buf *out);
 void rules_uplink_remove(unsigned index, struct buf *out);
 /** rules_load: nft in a network namespace; its own words come back in the error. */
 int rules_load(int ns_fd, const struct buf *text, struct err *e);

@@ -29,6 +29,8 @@
 /* Lines a second. */
 #define SANDBOX_BUDGET 300
 #define BUDGET         3000
+/* Of these, to each sandbox when half is used: the first ones leave something to the others. */
+#define SHARE          30
 #define UNKNOWN_SAY_MS 60000
 #define NAME_TEXT_MAX  (4 * FLOW_NAME_SIZE)
 
@@ -265,7 +267,8 @@ struct flow_owner *flow_owner_new(struct sandbox *sb, uint32_t address)
 	if (!o)
 		return NULL;
 	if (before && before->sandbox) {
-		/* The jailer's word is the later one; the other sandbox asks again. */
+		/* The jailer's word is the later one; the other's records have no owner, and it
+		 * asks again when next its pool or the jailer changes. */
 		log_error("sandboxes %s and %s have the same address", before->sandbox->sid,
 			  sb->sid);
 		before->sandbox->network.owner = NULL;
@@ -322,7 +325,13 @@ void pools_flow(struct pools *p, const struct flow_record *r)
 		note_unknown(p);
 		return;
 	}
-	if (o && !spend(p, o, &o->budget, SANDBOX_BUDGET))
+	/* What a link without a route still sends while its sandbox ends was not spoofed. */
+	if (o && !o->sandbox && r->event == FLOW_REFUSED && r->reason == FLOW_REASON_SPOOFED)
+		return;
+	bool scarce = p->flow_budget.second == loop_now_ms() / 1000 &&
+		      p->flow_budget.used >= BUDGET / 2;
+
+	if (o && !spend(p, o, &o->budget, scarce ? SHARE : SANDBOX_BUDGET))
 		return;
 	if (!spend(p, NULL, &p->flow_budget, BUDGET))
 		return;

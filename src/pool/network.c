@@ -10,7 +10,8 @@
  *
  * SECURITY: `open` is set before a connect is asked for and cleared only by a cut that succeeded,
  * so a sandbox that may be connected is never taken for one that is not. A session that cannot be
- * cut ends. In a pool without egress no sandbox ever has `open` set, and no call is made at all.
+ * cut ends. In a pool without egress `open` is set for the sandboxes of an earlier daemon alone,
+ * which may have connected them: each is cut off once. For those made here no call is made at all.
  */
 #include "pool/internal.h"
 

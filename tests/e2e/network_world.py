@@ -70,10 +70,13 @@ STAND_IN = """\
                 if select.select([upstream[0]], [], [], 10)[0]:
                     udp.sendto(upstream[0].recv(4096), asker)
             else:
-                connection, _ = tcp.accept()
-                connection.setblocking(True)
-                connection.sendall(connection.recv(4096))
-                connection.close()
+                try:
+                    connection, _ = tcp.accept()
+                    connection.setblocking(True)
+                    connection.sendall(connection.recv(4096))
+                    connection.close()
+                except OSError:
+                    pass  # was reset
 """
 
 SERVER = """\
@@ -93,7 +96,10 @@ SERVER = """\
             elif s in tcp:
                 kept.append(s.accept()[0])
             else:
-                data = s.recv(65536)
+                try:
+                    data = s.recv(65536)
+                except OSError:
+                    data = b""  # was reset
                 if data:
                     s.sendall(sys.argv[1].encode() + b":" + data)
                 else:

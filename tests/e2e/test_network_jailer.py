@@ -163,15 +163,17 @@ def test_host_refuses_what_the_gateway_does_not_know_of(own):
     assert sandbox.udp(HOST_SECOND, 53, timeout=1) == "timeout"
 
 
-def nft_in_gateway(jailer, command):
+def in_gateway(jailer, *command):
     """The namespace has no name; it is found by its table among the worker's descriptors."""
-    done = 0
     for fd in pathlib.Path(f"/proc/{jailer.worker()}/fd").iterdir():
         if os.readlink(fd).startswith("net:["):
             if "inet bivouac\n" in run("nsenter", f"--net={fd}", "nft", "list", "tables"):
-                run("nsenter", f"--net={fd}", "nft", command)
-                done += 1
-    assert done == 1
+                return run("nsenter", f"--net={fd}", *command)
+    raise AssertionError("no gateway")
+
+
+def nft_in_gateway(jailer, command):
+    in_gateway(jailer, "nft", command)
 
 
 def test_new_host_address_is_refused_too(jailer, world, sandbox):
@@ -292,6 +294,76 @@ def test_bytes_per_second(own):
     answered = int(sandbox.python(code, RESOLVER))
     assert 262144 // 1428 <= answered < 5000
     assert neighbour.udp(RESOLVER) == "outside:hello"
+
+
+def tracked(jailer):
+    """Connections that the gateway and the host remember."""
+    count = "/proc/sys/net/netfilter/nf_conntrack_count"
+    return int(in_gateway(jailer, "cat", count)), int(jailer.world.in_host("cat", count))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "s.setsockopt(0, socket.IP_TTL, 1)",
+        "s.setsockopt(0, socket.IP_OPTIONS, bytes([0x83, 7, 4]) + socket.inet_aton(sys.argv[1]))",
+    ],
+    ids=["last hop", "source route"],
+)
+def test_no_connection_ends_in_the_gateway_alone(own, end):
+    """A reset that the gateway drops would leave an entry of the host for days, and count no more."""
+    jailer = own("--egress-connections", "20", "--egress-rate", "1000")
+    sandbox = jailer.sandbox()
+    sandbox.network()
+    made = sandbox.python(
+        f"""
+        import socket, struct, sys
+        made = 0
+        for _ in range(100):
+            s = socket.socket()
+            s.settimeout(20)
+            if s.connect_ex((sys.argv[1], 80)):
+                continue
+            made += 1
+            {end}
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            s.close()
+        print(made)
+        """,
+        WEB,
+    )
+    gateway, host = tracked(jailer)
+    assert int(made) == 20
+    assert 20 <= host <= gateway <= 25
+    if pathlib.Path("/proc/net/nf_conntrack").exists():
+        lines = jailer.world.in_host("cat", "/proc/net/nf_conntrack").splitlines()
+        assert lines and all(int(line.split()[4]) <= 7440 for line in lines), lines
+
+
+def test_names_over_tcp_are_limited(own):
+    """Closed connections to the gateway are remembered too; there are not thousands of them."""
+    jailer = own("--dns", RESOLVER)
+    sandbox = jailer.sandbox()
+    sandbox.network()
+    made = sandbox.python(
+        """
+        import socket, struct, sys, time
+        made, end = 0, time.monotonic() + 3
+        while time.monotonic() < end:
+            s = socket.socket()
+            s.settimeout(20)
+            if s.connect_ex((sys.argv[1], 53)) == 0:
+                made += 1
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            s.close()
+        print(made)
+        """,
+        DNS,
+    )
+    assert 1 <= int(made) < 1000
+    assert max(tracked(jailer)) < 1000
+    jailer.wait_logged("rate", sandbox.address, DNS)
+    assert sandbox.tcp(WEB) == "outside:hello"
 
 
 def connect_many(sandbox, count):
@@ -465,6 +537,17 @@ def test_clean_end_leaves_nothing(own):
     assert list(jailer.run.iterdir()) == []
 
 
+def test_nobody_is_connected_when_egress_is_off(own):
+    jailer = own("--egress", "off")
+    sandbox = jailer.sandbox()
+    with pytest.raises(JailerError, match="--egress off") as refused:
+        sandbox.network()
+    assert refused.value.code == error_code("ERR_UNAVAILABLE")
+    assert sandbox.network(0) == 0
+    assert re.findall(r"^\d+: (\w+)", sandbox.inside("ip", "-o", "link"), re.M) == ["lo"]
+    assert jailer.world.ruleset() == ""
+
+
 def test_what_is_missing_is_named(own):
     jailer = own(stand_in=False)
     world = jailer.world
@@ -488,6 +571,7 @@ def test_what_is_missing_is_named(own):
         ("--egress-rate", "-1"),
         ("--egress-bandwidth", "12M"),
         ("--dns", "localhost"),
+        ("--egress", "maybe"),
         ("--dns", "1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4"),
     ],
 )

@@ -22,7 +22,7 @@ static void check_allow(const struct egress_options *o)
 		assert(!(o->allow[i].address & ~(UINT32_MAX << (32 - o->allow[i].prefix))));
 	}
 	buf_init(&text, RULES_TEXT_MAX);
-	rules_uplink(o, 0, &text);
+	rules_uplink(o, 0, true, &text);
 	assert(buf_ok(&text));
 	char *elements = strstr(text.ptr, set);
 

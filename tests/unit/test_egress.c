@@ -85,6 +85,8 @@ static void test_settings(void **state)
 static void test_args(void **state)
 {
 	static const char *const want[] = {
+		"--egress",
+		"on",
 		"--egress-connections",
 		"1",
 		"--egress-rate",
@@ -107,7 +109,9 @@ static void test_args(void **state)
 		assert_string_equal(args[i], want[i]);
 	assert_null(args[ARRAY_LEN(want)]);
 	egress_args(&o, false, args);
-	assert_null(args[0]);
+	assert_string_equal(args[0], "--egress");
+	assert_string_equal(args[1], "off");
+	assert_null(args[2]);
 	o.egress = "off";
 	assert_non_null(strstr(egress_find(&o, "/nowhere"), "--egress on"));
 	o.egress = "on";

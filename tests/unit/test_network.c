@@ -229,7 +229,7 @@ static void test_rendered(void **state)
 		"elements = { 127.0.0.1, 203.0.113.2 }\n",
 		"hook forward priority filter; policy drop;",
 		"hook input priority filter; policy drop;",
-		"ip saddr limit rate over 12500000 bytes/second burst 12500000 bytes } drop",
+		"iif limit rate over 12500000 bytes/second burst 12500000 bytes } drop",
 		"ip daddr limit rate over 12500000 bytes/second burst 12500000 bytes } drop",
 		"ip saddr ct count over 256 } goto refuse_connections",
 		"limit rate over 100/second burst 100 packets } goto refuse_rate",
@@ -243,7 +243,7 @@ static void test_rendered(void **state)
 	buf_clear(&text);
 	assert_int_equal(egress_parse_allow(&o, "10.0.0.0/8,192.0.2.1", &e), 0);
 	o.bandwidth = 65536;
-	rules_uplink(&o, 7, &text);
+	rules_uplink(&o, 7, true, &text);
 	assert_non_null(strstr(text.ptr, "elements = { 10.0.0.0/8, 192.0.2.1/32 }"));
 	assert_non_null(
 		strstr(text.ptr, "iifname != \"bvk7\" accept\n\t\tip saddr != 198.19.0.30"));
@@ -298,7 +298,7 @@ static void test_loaded(void **state)
 		wide_options(&o, bandwidths[i]);
 		rules_gateway(&o, host, RULES_HOST_MAX, &text);
 		load(ns, &text);
-		rules_uplink(&o, 511, &text);
+		rules_uplink(&o, 511, true, &text);
 		load(ns, &text);
 	}
 	o = EGRESS_OPTIONS_INIT;
@@ -310,7 +310,7 @@ static void test_loaded(void **state)
 	load(ns, &text);
 	rules_host_addresses(NULL, 0, &text);
 	load(ns, &text);
-	rules_uplink(&o, 0, &text);
+	rules_uplink(&o, 0, false, &text);
 	load(ns, &text);
 	/* Removing what is there, and what is not. */
 	rules_uplink_remove(511, &text);

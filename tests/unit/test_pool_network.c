@@ -771,6 +771,12 @@ static void test_records_of_stock_and_session(void **state)
 	pools_flow(pools, &r);
 	assert_non_null(strstr(lines, "\"bytesOut\":10,\"bytesIn\":9223372036854775807"));
 	assert_line(guid);
+	/* Its link lost its route before it lost its sandbox; nobody's address was taken. */
+	lines[0] = '\0';
+	r = record(FLOW_REFUSED, address);
+	r.reason = FLOW_REASON_SPOOFED;
+	pools_flow(pools, &r);
+	assert_string_equal(lines, "");
 }
 
 static void test_records_of_nobody(void **state)
@@ -831,6 +837,31 @@ static void test_records_are_bounded(void **state)
 		    "\",\"count\":9700}");
 }
 
+/* Sandboxes that use up what there is for all leave something to those that come later. */
+static void test_records_of_all_are_shared(void **state)
+{
+	enum { NOISY = 11 };
+
+	(void)state;
+	start(true, NOISY + 1);
+	run_until_calls(NOISY + 1);
+	for (size_t i = 0; i <= NOISY; i++)
+		answer(i, ERR_NONE);
+	run_until_ready(NOISY + 1);
+	while (!next_second())
+		settle();
+	line_count = 0;
+	for (int i = 0; i <= NOISY; i++) {
+		struct flow_record r = record(FLOW_NEW, address_of(calls[i].sid));
+
+		for (int k = 0; k < 400; k++) {
+			pools_flow(pools, &r);
+			lines[0] = '\0';
+		}
+	}
+	assert_int_equal(line_count, 5 * 300 + (NOISY + 1 - 5) * 30);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -850,6 +881,7 @@ int main(void)
 		TEST(test_records_of_stock_and_session),
 		TEST(test_records_of_nobody),
 		TEST(test_records_are_bounded),
+		TEST(test_records_of_all_are_shared),
 	};
 
 	return cmocka_run_group_tests_name("pool_network", tests, NULL, NULL);
