@@ -89,6 +89,14 @@ static int open_upstream(uint32_t resolver, struct err *e)
 	return take_fd(fd);
 }
 
+bool gateway_reaches(uint32_t resolver)
+{
+	struct err ignored;
+	OWNED_FD int fd = open_upstream(resolver, &ignored);
+
+	return fd >= 0;
+}
+
 /* A resolver without a route today is left out; the gateway serves with the others. */
 static void add_resolver(struct descriptors *d, uint32_t resolver)
 {

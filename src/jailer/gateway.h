@@ -36,3 +36,5 @@ struct gateway_config {
  */
 int gateway_start(const struct gateway_config *config, pid_t *ret_pid, int *ret_pidfd,
 		  int *ret_flows, struct err *e);
+/** gateway_reaches: whether it would be started with this resolver, as seen from here. */
+bool gateway_reaches(uint32_t resolver);
