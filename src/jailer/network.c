@@ -262,7 +262,7 @@ static int configure_inside(void *arg, struct err *e)
 			return -1;
 	n->links = links_open(e);
 	return n->links && links_set_up(n->links, LOOPBACK_INDEX, e) == 0
-		       ? links_add_address(n->links, LOOPBACK_INDEX, RULES_GATEWAY, 32, e)
+		       ? links_add_address(n->links, LOOPBACK_INDEX, GATEWAY_ADDRESS, 32, e)
 		       : -1;
 }
 
@@ -694,7 +694,7 @@ static struct link_route route_back(unsigned slot)
 	return (struct link_route){ .to = rules_sandbox_address(slot),
 				    .prefix = 32,
 				    .index = EGRESS_INDEX + slot,
-				    .source = RULES_GATEWAY };
+				    .source = GATEWAY_ADDRESS };
 }
 
 static int connect_links(struct network *n, struct mnl_socket *sandbox, int sandbox_ns,
@@ -705,10 +705,10 @@ static int connect_links(struct network *n, struct mnl_socket *sandbox, int sand
 	const struct link_end here = { name, EGRESS_INDEX + slot, true };
 	const struct link_end there = { .name = "eth0", .index = EGRESS_INDEX };
 	const struct link_route back = route_back(slot);
-	const struct link_route gateway = { .to = RULES_GATEWAY,
+	const struct link_route gateway = { .to = GATEWAY_ADDRESS,
 					    .prefix = 32,
 					    .index = EGRESS_INDEX };
-	const struct link_route out = { .index = EGRESS_INDEX, .via = RULES_GATEWAY };
+	const struct link_route out = { .index = EGRESS_INDEX, .via = GATEWAY_ADDRESS };
 
 	slot_name(slot, name);
 	/* What a killed worker's namespace, or this slot's last sandbox, may still hold on to. */
