@@ -22,7 +22,7 @@
 
 /** Prefixes of the log group say what the rule did: "new", or why it refused (enum flow_reason). */
 #define GATEWAY_LOG_GROUP 1
-#define GATEWAY_LOG_BYTES 64 /* of each packet */
+#define GATEWAY_LOG_BYTES 64 /* of each packet: an IPv4 header with options, and ports */
 
 /** Host byte order. Sandboxes are in 198.18.0.0/16; they ask 169.254.1.1 for names. */
 #define GATEWAY_ADDRESS      0xa9fe0101u

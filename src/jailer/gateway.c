@@ -19,8 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define FIRST_FD    3
-#define FIXED_FDS   5
+#define FIRST_FD    GATEWAY_NFLOG_FD
+#define FIXED_FDS   (GATEWAY_UPSTREAM_FD - FIRST_FD)
 #define FDS_MOST    (FIXED_FDS + EGRESS_DNS_MAX * GATEWAY_SOCKETS_EACH)
 #define FLOWS_BYTES (1 << 20)
 #define DNS_PORT    53
@@ -52,7 +52,7 @@ static int open_dns(int type, struct err *e)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET,
 				  .sin_port = htons(DNS_PORT),
-				  .sin_addr.s_addr = htonl(RULES_GATEWAY) };
+				  .sin_addr.s_addr = htonl(GATEWAY_ADDRESS) };
 	OWNED_FD int fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int room = DNS_BYTES;
 
@@ -87,6 +87,14 @@ static int open_upstream(uint32_t resolver, struct err *e)
 		return err_sys(e, "resolver %u.%u.%u.%u", resolver >> 24, resolver >> 16 & 255,
 			       resolver >> 8 & 255, resolver & 255);
 	return take_fd(fd);
+}
+
+bool gateway_reaches(uint32_t resolver)
+{
+	struct err ignored;
+	OWNED_FD int fd = open_upstream(resolver, &ignored);
+
+	return fd >= 0;
 }
 
 /* A resolver without a route today is left out; the gateway serves with the others. */

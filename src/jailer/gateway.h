@@ -6,9 +6,8 @@
  * they do on the network. The jailer opens all of its sockets, so that it needs no right of its
  * own.
  *
- * Descriptors: 3 NFLOG, 4 ends of connections, 5 UDP and 6 TCP (listening) on 169.254.1.1:53, 7
- * SOCK_SEQPACKET for flow records, from 8 on UDP sockets in the host's namespace, each connected to
- * a resolver (GATEWAY_SOCKETS_EACH for the first, then those of the next). All are non-blocking.
+ * base/gateway_proto.h says which descriptors these are. All are non-blocking; those to resolvers
+ * are of the host's namespace, GATEWAY_SOCKETS_EACH for the first, then those of the next.
  *
  * SECURITY: it reads packets of sandboxes, so it is worth taking over; it is started with these
  * sockets and /dev/null only, becomes a user that nothing else runs as, and filters its own system
@@ -36,3 +35,5 @@ struct gateway_config {
  */
 int gateway_start(const struct gateway_config *config, pid_t *ret_pid, int *ret_pidfd,
 		  int *ret_flows, struct err *e);
+/** gateway_reaches: whether it would be started with this resolver, as seen from here. */
+bool gateway_reaches(uint32_t resolver);

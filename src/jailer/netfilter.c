@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/fdio.h"
+#include "base/gateway_proto.h"
 #include "base/own.h"
 
 #include <arpa/inet.h>
@@ -85,14 +86,14 @@ static int configure_log(struct mnl_socket *nl)
 	char buf[MESSAGE_SIZE] __attribute__((aligned(NLMSG_ALIGNTO)));
 	const unsigned type = NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_CONFIG;
 	struct nfulnl_msg_config_cmd bind = { NFULNL_CFG_CMD_BIND };
-	struct nfulnl_msg_config_mode mode = { .copy_range = htonl(NETFILTER_LOG_BYTES),
+	struct nfulnl_msg_config_mode mode = { .copy_range = htonl(GATEWAY_LOG_BYTES),
 					       .copy_mode = NFULNL_COPY_PACKET };
-	struct nlmsghdr *nlh = request(buf, type, 0, AF_UNSPEC, NETFILTER_LOG_GROUP);
+	struct nlmsghdr *nlh = request(buf, type, 0, AF_UNSPEC, GATEWAY_LOG_GROUP);
 
 	mnl_attr_put(nlh, NFULA_CFG_CMD, sizeof(bind), &bind);
 	if (ask(nl, nlh, NULL, NULL) < 0)
 		return -1;
-	nlh = request(buf, type, 0, AF_UNSPEC, NETFILTER_LOG_GROUP);
+	nlh = request(buf, type, 0, AF_UNSPEC, GATEWAY_LOG_GROUP);
 	mnl_attr_put(nlh, NFULA_CFG_MODE, sizeof(mode), &mode);
 	mnl_attr_put_u32(nlh, NFULA_CFG_TIMEOUT, htonl(10)); /* hundredths of a second */
 	return ask(nl, nlh, NULL, NULL);

@@ -11,12 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/** The group of `log … group` in the gateway's ruleset. */
-#define NETFILTER_LOG_GROUP 1
-/** Bytes of each packet that are handed over: an IPv4 header with options, and ports. */
-#define NETFILTER_LOG_BYTES 64
-
-/** netfilter_open_log: NFLOG group NETFILTER_LOG_GROUP, non-blocking. */
+/** netfilter_open_log: NFLOG group GATEWAY_LOG_GROUP, non-blocking. */
 int netfilter_open_log(struct err *e);
 /** netfilter_open_ends: conntrack's DESTROY events, non-blocking. */
 int netfilter_open_ends(struct err *e);

@@ -30,9 +30,15 @@
 #define EGRESS_INDEX   1000 /* of eth0 in a sandbox, and of s<slot>: this + slot */
 #define UPLINK_PREFIX  30
 #define SWEEP_MS       1000
+#define REPAIR_MS      5000
 #define RETRY_FIRST_MS 50
 #define RETRY_LAST_MS  32000
 #define RETRY_CALM_MS  10000 /* a gateway that lived this long did not fail at its start */
+
+struct host_addresses {
+	uint32_t items[RULES_HOST_MAX];
+	size_t count;
+};
 
 struct network {
 	struct network_config config;
@@ -48,9 +54,14 @@ struct network {
 	struct mnl_socket *links;
 	int addresses_fd; /* news of the host's addresses */
 	int changes_fd;   /* news of the host's rulesets */
-	bool no_timeouts; /* this kernel has none for the uplink alone */
-	uint32_t host[RULES_HOST_MAX];
-	size_t host_count;
+	/* News that was not acted upon yet; cleared by success alone, tried again by a timer. */
+	bool addresses_dirty;
+	bool host_rules_dirty;
+	bool resolvers_missing; /* none was named, or one had no route at the gateway's start */
+	size_t resolvers;       /* that the gateway was started with */
+	int repair_fd;
+	bool no_timeouts;           /* this kernel has none for the uplink alone */
+	struct host_addresses host; /* as the gateway's rules have them */
 	/* The program. */
 	pid_t gateway_pid;
 	int gateway_pidfd;
@@ -251,7 +262,7 @@ static int configure_inside(void *arg, struct err *e)
 			return -1;
 	n->links = links_open(e);
 	return n->links && links_set_up(n->links, LOOPBACK_INDEX, e) == 0
-		       ? links_add_address(n->links, LOOPBACK_INDEX, RULES_GATEWAY, 32, e)
+		       ? links_add_address(n->links, LOOPBACK_INDEX, GATEWAY_ADDRESS, 32, e)
 		       : -1;
 }
 
@@ -276,18 +287,18 @@ static int configure_tracking(void *arg, struct err *e)
 	return 0;
 }
 
-static int read_host_addresses(struct network *n, struct err *e)
+static int read_host_addresses(struct host_addresses *ret, struct err *e)
 {
 	struct mnl_socket *nl = links_open(e);
 
 	if (!nl)
 		return -1;
-	int count = links_addresses(nl, n->host, RULES_HOST_MAX, e);
+	int count = links_addresses(nl, ret->items, RULES_HOST_MAX, e);
 
 	links_close(nl);
 	if (count < 0)
 		return -1;
-	n->host_count = (size_t)count < RULES_HOST_MAX ? (size_t)count : RULES_HOST_MAX;
+	ret->count = (size_t)count < RULES_HOST_MAX ? (size_t)count : RULES_HOST_MAX;
 	return 0;
 }
 
@@ -296,7 +307,7 @@ static int load_gateway_rules(struct network *n, struct err *e)
 	struct buf text;
 
 	buf_init(&text, RULES_TEXT_MAX);
-	rules_gateway(n->config.options, n->host, n->host_count, &text);
+	rules_gateway(n->config.options, n->host.items, n->host.count, &text);
 	int rc = rules_load(n->ns_fd, &text, e);
 
 	buf_done(&text);
@@ -304,6 +315,20 @@ static int load_gateway_rules(struct network *n, struct err *e)
 }
 
 /* ---- the gateway's program ---- */
+
+static void set_timer(int fd, unsigned ms)
+{
+	const struct itimerspec when = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 } };
+
+	timerfd_settime(fd, 0, &when, NULL);
+}
+
+static bool timer_due(int fd)
+{
+	uint64_t times;
+
+	return read(fd, &times, sizeof(times)) == (ssize_t)sizeof(times);
+}
 
 static size_t resolvers(const struct network *n, uint32_t dns[static EGRESS_DNS_MAX])
 {
@@ -320,10 +345,17 @@ static size_t resolvers(const struct network *n, uint32_t dns[static EGRESS_DNS_
 	if (fd_read_file(AT_FDCWD, "/etc/resolv.conf", 65536, &text, &ignored) == 0 && text.ptr)
 		count = egress_read_resolv_conf(text.ptr, dns);
 	buf_done(&text);
-	if (!count)
-		log_warn("no IPv4 nameserver in /etc/resolv.conf and no --dns: connected sandboxes "
-			 "resolve no names");
 	return count;
+}
+
+/* How many the gateway could be started with now. */
+static size_t reachable(const uint32_t *dns, size_t count)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < count; i++)
+		found += gateway_reaches(dns[i]);
+	return found;
 }
 
 static int start_gateway(struct network *n, struct err *e)
@@ -339,6 +371,14 @@ static int start_gateway(struct network *n, struct err *e)
 	};
 	OWNED_FD int flows = -1;
 
+	if (!config.dns_count && !n->config.options->dns_given && !n->resolvers_missing)
+		log_warn("no IPv4 nameserver in /etc/resolv.conf and no --dns: connected sandboxes "
+			 "resolve no names");
+	n->resolvers = reachable(dns, config.dns_count);
+	n->resolvers_missing = n->resolvers < config.dns_count ||
+			       (!config.dns_count && !n->config.options->dns_given);
+	if (n->resolvers_missing)
+		set_timer(n->repair_fd, REPAIR_MS);
 	if (gateway_start(&config, &n->gateway_pid, &n->gateway_pidfd, &flows, e) < 0)
 		return -1;
 	n->gateway_started_ms = clock_mono_ms();
@@ -346,20 +386,6 @@ static int start_gateway(struct network *n, struct err *e)
 		return -1;
 	n->config.flows(n->config.arg, flows);
 	return 0;
-}
-
-static void set_timer(int fd, unsigned ms)
-{
-	const struct itimerspec when = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 } };
-
-	timerfd_settime(fd, 0, &when, NULL);
-}
-
-static bool timer_due(int fd)
-{
-	uint64_t times;
-
-	return read(fd, &times, sizeof(times)) == (ssize_t)sizeof(times);
 }
 
 static void start_later(struct network *n)
@@ -376,6 +402,12 @@ static void reap_gateway(struct network *n)
 	while (waitpid(n->gateway_pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	close_fd(&n->gateway_pidfd); /* closing takes it out of the epoll set */
+}
+
+static void restart_gateway(struct network *n)
+{
+	reap_gateway(n);
+	set_timer(n->timer_fd, 1);
 }
 
 static void gateway_ended(struct network *n)
@@ -413,6 +445,8 @@ static void stop(struct network *n)
 	reap_gateway(n);
 	set_timer(n->timer_fd, 0);
 	set_timer(n->sweep_fd, 0);
+	set_timer(n->repair_fd, 0);
+	n->addresses_dirty = n->host_rules_dirty = n->resolvers_missing = false;
 	links_close(n->links);
 	n->links = NULL;
 	close_fd(&n->addresses_fd);
@@ -435,7 +469,7 @@ static int start_in_namespace(struct network *n, struct err *e)
 	n->changes_fd = n->addresses_fd < 0 ? -1 : netfilter_open_changes(e);
 	if (n->changes_fd < 0 || watch(n, n->addresses_fd, e) < 0 ||
 	    watch(n, n->changes_fd, e) < 0 || mark_host(n, e) < 0 || make_uplink(n, e) < 0 ||
-	    read_host_addresses(n, e) < 0 || load_gateway_rules(n, e) < 0 ||
+	    read_host_addresses(&n->host, e) < 0 || load_gateway_rules(n, e) < 0 ||
 	    netns_run(n->ns_fd, n->home_fd, configure_tracking, n, e) < 0 ||
 	    links_add_address(n->links, UPLINK_INDEX, rules_uplink_gateway(n->config.index),
 			      UPLINK_PREFIX, e) < 0 ||
@@ -474,7 +508,9 @@ struct network *network_new(const struct network_config *config, struct err *e)
 	n->home_fd = netns_current(e);
 	n->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	n->sweep_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (n->home_fd < 0 || watch(n, n->timer_fd, e) < 0 || watch(n, n->sweep_fd, e) < 0) {
+	n->repair_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (n->home_fd < 0 || watch(n, n->timer_fd, e) < 0 || watch(n, n->sweep_fd, e) < 0 ||
+	    watch(n, n->repair_fd, e) < 0) {
 		network_free(n);
 		return NULL;
 	}
@@ -497,6 +533,7 @@ void network_free(struct network *n)
 		log_error("the network's rules stay on the host: %s", e.msg);
 	close_fd(&n->timer_fd);
 	close_fd(&n->sweep_fd);
+	close_fd(&n->repair_fd);
 	close_fd(&n->home_fd);
 	free(n);
 }
@@ -518,42 +555,71 @@ static bool any_news(int fd)
 	return any;
 }
 
-static void host_addresses_changed(struct network *n)
+static int update_addresses(struct network *n, struct err *e)
 {
-	uint32_t before[RULES_HOST_MAX];
-	size_t before_count = n->host_count;
-	struct err e = ERR_INIT;
+	struct host_addresses now;
 	struct buf text;
 
-	memcpy(before, n->host, sizeof(before));
-	if (read_host_addresses(n, &e) == 0) {
-		if (before_count == n->host_count &&
-		    memcmp(before, n->host, before_count * sizeof(*before)) == 0)
-			return;
-		buf_init(&text, RULES_TEXT_MAX);
-		rules_host_addresses(n->host, n->host_count, &text);
-		rules_load(n->ns_fd, &text, &e);
-		buf_done(&text);
-	}
-	if (e.code != ERR_NONE)
-		log_error("the host's addresses changed: %s", e.msg);
+	if (read_host_addresses(&now, e) < 0)
+		return -1;
+	if (now.count == n->host.count &&
+	    memcmp(now.items, n->host.items, now.count * sizeof(*now.items)) == 0)
+		return 0;
+	buf_init(&text, RULES_TEXT_MAX);
+	rules_host_addresses(now.items, now.count, &text);
+	int rc = rules_load(n->ns_fd, &text, e);
+
+	buf_done(&text);
+	if (rc < 0)
+		return -1;
+	n->host.count = now.count;
+	memcpy(n->host.items, now.items, now.count * sizeof(*now.items));
+	/* Its sockets to resolvers may have the old address as their own, and resolv.conf may name
+	 * others now. */
+	restart_gateway(n);
+	return 0;
 }
 
 /* Firewalls that load their rules anew often begin by removing everybody's. */
-static void host_rules_changed(struct network *n)
+static int update_host_rules(struct network *n, struct err *e)
 {
 	char table[RULES_TABLE_SIZE];
-	struct err e = ERR_INIT;
 
 	rules_uplink_table(n->config.index, table);
-	int there = netfilter_has_table(table, &e);
+	int there = netfilter_has_table(table, e);
 
 	if (there == 0) {
 		log_warn("somebody removed the ruleset %s; loading it again", table);
-		there = load_uplink_rules(n, &e);
+		there = load_uplink_rules(n, e);
 	}
-	if (there < 0)
-		log_error("the host's rulesets changed: %s", e.msg);
+	return there < 0 ? -1 : 0;
+}
+
+static void check_resolvers(struct network *n)
+{
+	uint32_t dns[EGRESS_DNS_MAX];
+
+	if (reachable(dns, resolvers(n, dns)) > n->resolvers)
+		restart_gateway(n);
+}
+
+/* Does what the news ask for; what fails is tried again later. */
+static void repair(struct network *n)
+{
+	struct err e = ERR_INIT;
+
+	if (n->addresses_dirty) {
+		n->addresses_dirty = update_addresses(n, &e) < 0;
+		if (n->addresses_dirty)
+			log_error("the host's addresses changed: %s; trying again", e.msg);
+	}
+	if (n->host_rules_dirty) {
+		n->host_rules_dirty = update_host_rules(n, &e) < 0;
+		if (n->host_rules_dirty)
+			log_error("the host's rulesets changed: %s; trying again", e.msg);
+	}
+	if (n->addresses_dirty || n->host_rules_dirty || n->resolvers_missing)
+		set_timer(n->repair_fd, REPAIR_MS);
 }
 
 static bool is_unswept(void *arg, uint32_t address)
@@ -596,10 +662,18 @@ void network_event(struct network *n)
 	gateway_ended(n);
 	gateway_due(n);
 	sweep_due(n);
-	if (any_news(n->addresses_fd))
-		host_addresses_changed(n);
-	if (any_news(n->changes_fd))
-		host_rules_changed(n);
+	bool due = timer_due(n->repair_fd);
+	bool addresses = any_news(n->addresses_fd);
+	bool rules = any_news(n->changes_fd);
+
+	if (n->ns_fd < 0)
+		return;
+	n->addresses_dirty = n->addresses_dirty || addresses;
+	n->host_rules_dirty = n->host_rules_dirty || rules;
+	if (due && n->resolvers_missing && n->gateway_pidfd >= 0)
+		check_resolvers(n);
+	if (due || addresses || rules)
+		repair(n);
 }
 
 /* ---- sandboxes ---- */
@@ -620,7 +694,7 @@ static struct link_route route_back(unsigned slot)
 	return (struct link_route){ .to = rules_sandbox_address(slot),
 				    .prefix = 32,
 				    .index = EGRESS_INDEX + slot,
-				    .source = RULES_GATEWAY };
+				    .source = GATEWAY_ADDRESS };
 }
 
 static int connect_links(struct network *n, struct mnl_socket *sandbox, int sandbox_ns,
@@ -631,10 +705,10 @@ static int connect_links(struct network *n, struct mnl_socket *sandbox, int sand
 	const struct link_end here = { name, EGRESS_INDEX + slot, true };
 	const struct link_end there = { .name = "eth0", .index = EGRESS_INDEX };
 	const struct link_route back = route_back(slot);
-	const struct link_route gateway = { .to = RULES_GATEWAY,
+	const struct link_route gateway = { .to = GATEWAY_ADDRESS,
 					    .prefix = 32,
 					    .index = EGRESS_INDEX };
-	const struct link_route out = { .index = EGRESS_INDEX, .via = RULES_GATEWAY };
+	const struct link_route out = { .index = EGRESS_INDEX, .via = GATEWAY_ADDRESS };
 
 	slot_name(slot, name);
 	/* What a killed worker's namespace, or this slot's last sandbox, may still hold on to. */

@@ -90,8 +90,8 @@ static void add_reasons(struct buf *out)
 			"log prefix \"%s\" group %d snaplen %d\n"
 			"\t\tupdate @rejected { iif limit rate over 200/second burst 400 packets } drop\n"
 			"\t\t%s\n\t}\n",
-			chains[i].reason, chains[i].reason, NETFILTER_LOG_GROUP,
-			NETFILTER_LOG_BYTES, chains[i].verdict);
+			chains[i].reason, chains[i].reason, GATEWAY_LOG_GROUP, GATEWAY_LOG_BYTES,
+			chains[i].verdict);
 }
 
 /* The share of one sandbox in one direction: what is more is dropped, as a slow line would do. */
@@ -208,7 +208,7 @@ static void add_forward(const struct egress_options *o, struct buf *out)
 		 "\t\tlog prefix \"new\" group %d snaplen %d\n"
 		 "\t\taccept\n"
 		 "\t}\n",
-		 o->rate, o->rate, o->connections, NETFILTER_LOG_GROUP, NETFILTER_LOG_BYTES);
+		 o->rate, o->rate, o->connections, GATEWAY_LOG_GROUP, GATEWAY_LOG_BYTES);
 }
 
 /* Sets that rules fill by themselves; each sandbox is one element. */

@@ -13,12 +13,12 @@
  */
 
 #include "base/buf.h"
+#include "base/gateway_proto.h"
 #include "jailer/egress.h"
 
-/** Addresses, host byte order. */
-#define RULES_GATEWAY 0xa9fe0101u /* 169.254.1.1: DNS, and the sandboxes' next hop */
-#define RULES_SANDBOX 0xc6120000u /* 198.18.0.0/16 + 2 + slot */
-#define RULES_UPLINK  0xc6130000u /* 198.19.0.0/16, a /30 for each daemon of the machine */
+/** Host byte order; sandboxes have GATEWAY_SANDBOX_NET + 2 + slot, their next hop is
+ * GATEWAY_ADDRESS. */
+#define RULES_UPLINK 0xc6130000u /* 198.19.0.0/16, a /30 for each daemon of the machine */
 
 /** Interfaces in the gateway's namespace: RULES_UP, and s<slot> for each connected sandbox. */
 #define RULES_UP "up0"
@@ -28,7 +28,7 @@
 
 static inline uint32_t rules_sandbox_address(unsigned slot)
 {
-	return RULES_SANDBOX + 2 + slot;
+	return GATEWAY_SANDBOX_NET + 2 + slot;
 }
 /** rules_uplink_host, rules_uplink_gateway: the two addresses of a daemon's /30. */
 static inline uint32_t rules_uplink_host(unsigned index)

@@ -292,7 +292,8 @@ class Jailer:
         return eval(self.flows.recv(65536))  # its own repr()
 
     def read_flows(self):
-        """Takes what has come so far."""
+        """Takes what has come so far, of the newest gateway."""
+        self.ask(PING)
         self.flows.setblocking(False)
         try:
             while packet := self.flows.recv(65536):
@@ -324,6 +325,11 @@ class Jailer:
 
     def wait_ended(self, *what):
         return wait_for(lambda: self.ended(*what), 20, f"end of a connection {what}")
+
+    def wait_new_gateway(self, before):
+        """before: the flows of the last one. The new one's come unasked; a PING makes us read them."""
+        wait_for(lambda: self.ask(PING) == 0 and self.flows is not before, 20, "a new gateway")
+        return self.announcement()
 
     def end(self):
         """As when the daemon ends."""

@@ -166,7 +166,11 @@ def test_host_refuses_what_the_gateway_does_not_know_of(own):
 def in_gateway(jailer, *command):
     """The namespace has no name; it is found by its table among the worker's descriptors."""
     for fd in pathlib.Path(f"/proc/{jailer.worker()}/fd").iterdir():
-        if os.readlink(fd).startswith("net:["):
+        try:
+            name = os.readlink(fd)
+        except FileNotFoundError:
+            continue  # was closed meanwhile
+        if name.startswith("net:["):
             if "inet bivouac\n" in run("nsenter", f"--net={fd}", "nft", "list", "tables"):
                 return run("nsenter", f"--net={fd}", *command)
     raise AssertionError("no gateway")
@@ -176,15 +180,44 @@ def nft_in_gateway(jailer, command):
     in_gateway(jailer, "nft", command)
 
 
-def test_new_host_address_is_refused_too(jailer, world, sandbox):
-    world.in_host("ip", "addr", "add", "198.200.0.9/32", "dev", "lo")
-    try:
-        wait_for(
-            lambda: sandbox.tcp("198.200.0.9", 8080) == "EHOSTUNREACH", 20, "the host's new address"
-        )
-        jailer.wait_logged("host", sandbox.address, "198.200.0.9")
-    finally:
-        world.in_host("ip", "addr", "del", "198.200.0.9/32", "dev", "lo")
+def test_new_host_address_is_refused_too(own):
+    """The gateway is started again too: its sockets may have an address that is gone."""
+    jailer = own()
+    sandbox = jailer.sandbox()
+    sandbox.network()
+    jailer.ask(PING)
+    before = jailer.flows
+    jailer.world.in_host("ip", "addr", "add", "198.200.0.9/32", "dev", "lo")
+    jailer.wait_new_gateway(before)
+    assert sandbox.tcp("198.200.0.9", 8080) == "EHOSTUNREACH"
+    jailer.wait_logged("host", sandbox.address, "198.200.0.9")
+    assert sandbox.udp(DNS) == "outside:hello"
+
+
+def test_failed_reload_is_tried_again(own):
+    jailer = own()
+    sandbox = jailer.sandbox()
+    sandbox.network()
+    nft_in_gateway(jailer, "delete table inet bivouac; add table inet bivouac")
+    jailer.world.in_host("ip", "addr", "add", "198.200.0.9/32", "dev", "lo")
+    wait_for(lambda: "trying again" in jailer.stderr(), 20, "the failure")
+    nft_in_gateway(jailer, "add set inet bivouac host { type ipv4_addr; }")
+    wait_for(
+        lambda: "198.200.0.9" in in_gateway(jailer, "nft", "list", "ruleset"), 20, "the new address"
+    )
+
+
+def test_resolver_that_had_no_route(own):
+    jailer = own()
+    jailer.world.in_host("ip", "route", "add", "unreachable", RESOLVER)
+    sandbox = jailer.sandbox()
+    sandbox.network()
+    jailer.ask(PING)
+    before = jailer.flows
+    assert jailer.announcement()[0][3] == "0"
+    jailer.world.in_host("ip", "route", "del", "unreachable", RESOLVER)
+    assert jailer.wait_new_gateway(before)[0][3] == "1"
+    assert sandbox.udp(DNS) == "outside:hello"
 
 
 def test_firewall_removes_all_rules(own):
