@@ -49,14 +49,6 @@ static int confined(int (*fn)(void *arg), void *arg)
 	return status;
 }
 
-static void skip_without_filter(void)
-{
-	if (!CONFINE_SELF_FILTERS) {
-		print_message("a sanitizer's runtime cannot live under the filter\n");
-		skip();
-	}
-}
-
 /* ---- what must stay possible ---- */
 
 static void *thread(void *arg)
@@ -182,7 +174,6 @@ static void test_deadly(void **state)
 	};
 
 	(void)state;
-	skip_without_filter();
 	for (size_t i = 0; i < ARRAY_LEN(calls); i++) {
 		int status = confined(make_call, &calls[i]);
 
@@ -216,7 +207,6 @@ static void test_refused(void **state)
 	};
 
 	(void)state;
-	skip_without_filter();
 	for (size_t i = 0; i < ARRAY_LEN(calls); i++) {
 		int status = confined(make_call, &calls[i]);
 		int error = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -264,11 +254,10 @@ static void test_connections_stay_what_they_are(void **state)
 	struct reuse reuse;
 
 	(void)state;
-	skip_without_filter();
 	/* LANDLOCK_CREATE_RULESET_VERSION; TCP came with ABI 4 (Linux 6.7). */
 	if (syscall(SYS_landlock_create_ruleset, NULL, 0, 1) < 4) {
-		print_message("this kernel's Landlock knows no TCP\n");
-		skip();
+		print_message("# this kernel's Landlock knows no TCP\n");
+		return;
 	}
 	OWNED_FD int door = local_listener(&sa);
 	OWNED_FD int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -302,11 +291,18 @@ int main(void)
 		cmocka_unit_test(test_ordinary_work),
 		cmocka_unit_test(test_abort),
 		cmocka_unit_test(test_no_core),
+#if CONFINE_SELF_FILTERS /* a sanitizer's runtime cannot live under the filter */
 		cmocka_unit_test(test_deadly),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_connections_stay_what_they_are),
+#endif
 		cmocka_unit_test(test_open_files),
 	};
 
+#if !CONFINE_SELF_FILTERS
+	(void)test_deadly;
+	(void)test_refused;
+	(void)test_connections_stay_what_they_are;
+#endif
 	return cmocka_run_group_tests_name("confine_self", tests, NULL, NULL);
 }
