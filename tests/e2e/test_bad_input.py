@@ -494,10 +494,14 @@ def test_disconnects_leak_nothing(session, daemon):
     storm(2000)
     wait_for(lambda: tcp_sockets(daemon.pid) <= 1, 20, "connections are closed")
     before = daemon.memory("VmRSS")
-    storm(2000)
-    # The listening one is left.
-    wait_for(lambda: tcp_sockets(daemon.pid) <= 1, 20, "connections are closed")
-    assert daemon.memory("VmRSS") - before < 4 << 20
+    # An allocator gives back when it likes, a leak never does.
+    for _ in range(4):
+        storm(2000)
+        # The listening one is left.
+        wait_for(lambda: tcp_sockets(daemon.pid) <= 1, 20, "connections are closed")
+        if daemon.memory("VmRSS") - before < 4 << 20:
+            return
+    raise AssertionError(f"{before} bytes before, {daemon.memory('VmRSS')} after four more storms")
 
 
 # --- tokens ---
