@@ -216,13 +216,21 @@ def gateway_links(daemon):
     for fd in os.listdir(f"{worker}/fd"):
         try:
             kind = os.readlink(f"{worker}/fd/{fd}")
+            if not kind.startswith("net:[") or kind == own:
+                continue
+            namespace = os.open(f"{worker}/fd/{fd}", os.O_RDONLY)
         except OSError:  # it was just closed
             continue
-        if kind.startswith("net:[") and kind != own:
+        try:
             shown = subprocess.run(
-                ["nsenter", f"--net={worker}/fd/{fd}", "ip", "-j", "link"], capture_output=True, check=True
+                ["nsenter", f"--net=/proc/self/fd/{namespace}", "ip", "-j", "link"],
+                capture_output=True, check=True, pass_fds=[namespace],
             ).stdout
-            return {link["ifname"] for link in json.loads(shown)} - {"lo", "up0"}
+        finally:
+            os.close(namespace)
+        names = {link["ifname"] for link in json.loads(shown)}
+        if "up0" in names:  # else a sandbox's, which the worker visits
+            return names - {"lo", "up0"}
     return set()
 
 
