@@ -75,7 +75,7 @@ static int add_rules(scmp_filter_ctx ctx)
 	return rc;
 }
 
-static int load_filter(struct err *e)
+static __attribute__((unused)) int load_filter(struct err *e)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 

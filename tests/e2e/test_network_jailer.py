@@ -165,14 +165,19 @@ def test_host_refuses_what_the_gateway_does_not_know_of(own):
 
 def in_gateway(jailer, *command):
     """The namespace has no name; it is found by its table among the worker's descriptors."""
-    for fd in pathlib.Path(f"/proc/{jailer.worker()}/fd").iterdir():
+    for path in pathlib.Path(f"/proc/{jailer.worker()}/fd").iterdir():
         try:
-            name = os.readlink(fd)
-        except FileNotFoundError:
+            if not os.readlink(path).startswith("net:["):
+                continue
+            fd = os.open(path, os.O_RDONLY)
+        except OSError:
             continue  # was closed meanwhile
-        if name.startswith("net:["):
-            if "inet bivouac\n" in run("nsenter", f"--net={fd}", "nft", "list", "tables"):
-                return run("nsenter", f"--net={fd}", *command)
+        try:
+            enter = ("nsenter", f"--net=/proc/self/fd/{fd}")
+            if "inet bivouac\n" in run(*enter, "nft", "list", "tables", pass_fds=[fd]):
+                return run(*enter, *command, pass_fds=[fd])
+        finally:
+            os.close(fd)
     raise AssertionError("no gateway")
 
 
