@@ -2,6 +2,7 @@
 #include "daemon/confine_self.h"
 
 #include "base/own.h"
+#include "base/sanitized.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -399,7 +400,7 @@ int confine_self(struct err *e)
 	 * the same user attaches or reads /proc/PID/mem. */
 	if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_sys(e, "no core dumps");
-	if (!CONFINE_SELF_FILTERS)
+	if (SANITIZED)
 		return 0;
 	/* Landlock first: the filter knows no such calls. */
 	return install_landlock(e) < 0 ? -1 : install_filter(e);

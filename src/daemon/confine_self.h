@@ -16,18 +16,6 @@
 
 #include <stddef.h>
 
-/* A sanitizer's runtime makes calls that the filter kills for, and reads /proc. */
-#if defined(__SANITIZE_ADDRESS__)
-#define CONFINE_SELF_FILTERS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define CONFINE_SELF_FILTERS 0
-#endif
-#endif
-#ifndef CONFINE_SELF_FILTERS
-#define CONFINE_SELF_FILTERS 1
-#endif
-
 /**
  * confine_self: for good, for all threads. After the drop of privileges, with the socket to serve
  * on already bound: no other network socket can be made afterwards. In sanitizer builds core dumps

@@ -3,6 +3,7 @@
 
 #include "base/fdio.h"
 #include "base/own.h"
+#include "base/sanitized.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,17 +19,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#if defined(__SANITIZE_ADDRESS__)
-#define PRIVATE_ROOT 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define PRIVATE_ROOT 0
-#endif
-#endif
-#ifndef PRIVATE_ROOT
-#define PRIVATE_ROOT 1
-#endif
 
 int privileges_find_user(const char *name, struct privileges *ret, struct err *e)
 {
@@ -107,7 +97,7 @@ static int private_root(struct places *io, struct err *e)
 
 int privileges_drop(const struct privileges *p, struct places *io_places, struct err *e)
 {
-	if (PRIVATE_ROOT && private_root(io_places, e) < 0)
+	if (!SANITIZED && private_root(io_places, e) < 0)
 		return -1;
 	if (setgroups(0, NULL) < 0 || setresgid(p->gid, p->gid, p->gid) < 0 ||
 	    setresuid(p->uid, p->uid, p->uid) < 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/own.h"
+#include "base/sanitized.h"
 #include "gateway/gateway.h"
 
 #include <errno.h>
@@ -11,15 +12,6 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED 1
-#endif
 
 static int drop_rights(uid_t uid, struct err *e)
 {
@@ -75,7 +67,7 @@ static int add_rules(scmp_filter_ctx ctx)
 	return rc;
 }
 
-static __attribute__((unused)) int load_filter(struct err *e)
+static int load_filter(struct err *e)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 
@@ -102,9 +94,5 @@ int gateway_confine(uid_t uid, struct err *e)
 		return err_sys(e, "prctl");
 	if (getppid() != parent)
 		return err_set(e, ERR_UNAVAILABLE, "the parent is gone");
-#ifdef SANITIZED
-	return 0; /* the runtime reports with calls that the filter refuses */
-#else
-	return load_filter(e);
-#endif
+	return SANITIZED ? 0 : load_filter(e);
 }

@@ -21,6 +21,7 @@
  */
 #define JAIL_IDS_PER_SLOT 16
 #define JAIL_ID_GATEWAY   8
+#define JAIL_ID_WITNESS   9
 
 /** jail_template: mounts rootfs_dfd read-only at `target` with a private /dev. */
 int jail_template(int rootfs_dfd, const char *target, struct err *e);

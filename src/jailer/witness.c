@@ -29,8 +29,6 @@
 #define BURST_NS     (200 * PACE_NS)
 #define DEFERRED_MAX 8192
 #define ABSENT_MAX   512 /* system-call numbers */
-/* Host id of witnesses within the daemon's block; sandboxes use the first two of each sixteen. */
-#define WITNESS_ID 9
 
 struct witness_place *witness_map(const char *run_dir, struct err *e)
 {
@@ -266,7 +264,7 @@ static void serve(struct witness *w)
 
 static void witness_main(struct witness_place *places, int listener, int alive, uid_t uid_base)
 {
-	uid_t own = uid_base + WITNESS_ID;
+	uid_t own = uid_base + JAIL_ID_WITNESS;
 
 	prctl(PR_SET_NAME, "bivouac-witness");
 	setsid();

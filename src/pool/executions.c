@@ -224,17 +224,21 @@ static uint64_t result_bytes(const struct execution_result *r)
 }
 
 /* SECURITY: how many bytes a result has is the session's choice; so they are counted, too. */
+static void remember(struct execution *x)
+{
+	struct session *s = x->session;
+
+	x->kept_bytes = sizeof(*x) + result_bytes(&x->result);
+	s->recent_bytes += x->kept_bytes;
+	list_add_tail(&s->recent, &x->node);
+	s->recent_len++;
+}
+
 static void prune_recent(struct session *s)
 {
 	const struct pools_config *config = &s->pool->pools->config;
 	struct err e = ERR_INIT;
 
-	list_each(&s->recent, struct execution, node, x) {
-		if (x->kept_bytes)
-			continue;
-		x->kept_bytes = sizeof(*x) + result_bytes(&x->result);
-		s->recent_bytes += x->kept_bytes;
-	}
 	while (s->recent_len > (size_t)config->executions_kept ||
 	       (s->recent_len > 1 && s->recent_bytes > config->results_kept_max)) {
 		struct execution *oldest = list_first(&s->recent, struct execution, node);
@@ -299,8 +303,7 @@ static void finish(struct execution *x)
 	store_leftovers(s);
 	if (x->async)
 		store_result(x);
-	list_add_tail(&s->recent, &x->node);
-	s->recent_len++;
+	remember(x);
 	s->accessed_us = clock_wall_us();
 	tell(x, NULL);
 	if (!s->ended)
@@ -339,10 +342,23 @@ static void not_run(struct execution *x)
 	loop_timer_stop(s->overdue);
 }
 
+/* x has its result and waits nowhere any more. */
+static void settle(struct session *s, struct execution *x)
+{
+	uint64_t op = x->op;
+
+	finish(x); /* x may be gone after this */
+	if (s->ended)
+		return;
+	/* Stored: the agent may forget it. Not stored: it keeps it for the next daemon. */
+	if (!is_unstored(s, op))
+		agent_link_ack(s->sandbox->link, op);
+	executions_next(s);
+}
+
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r)
 {
 	struct execution *x = find_op(s, op);
-	bool unstored = false;
 
 	/* SECURITY: it has its result. Nothing that a taken-over agent says after that changes it,
 	 * least of all makes it run again. */
@@ -356,47 +372,38 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 		result_from_agent(x, r);
 		if (r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR)
 			s->sandbox->kernel_failures = 0; /* it does come up, and works */
-		if (x == s->current) {
-			loop_timer_stop(s->overdue);
-			/* The agent sends no extra message: done means idle, unless the kernel did
-			 * not survive. */
-			s->kernel_idle = r->kernel_idle;
-			if (refusals_ask(s, r))
-				return; /* goes on in execution_settled() */
-			s->current = NULL;
-		} else {
+		if (x != s->current) {
 			list_remove(&x->node);
 			s->queue_len--;
+			settle(s, x);
+			return;
 		}
-		finish(x); /* x may be gone after this */
-		unstored = !s->ended && is_unstored(s, op);
-	} else if (s->foreign_op == op) {
+		/* The agent sends no extra message: done means idle, unless the kernel did not
+		 * survive. */
+		s->kernel_idle = r->kernel_idle;
+		if (!refusals_ask(s, r))
+			execution_settled(s);
+		return;
+	}
+	if (s->foreign_op == op) {
 		s->foreign_op = 0;
 		loop_timer_stop(s->overdue);
 		s->kernel_idle = r->kernel_idle;
 	}
 	if (s->ended)
 		return;
-	/* Stored, or nobody's: the agent may forget it. Not stored: it keeps it for the next
-	 * daemon. */
-	if (!unstored)
-		agent_link_ack(s->sandbox->link, op);
+	/* Nobody's: the agent may forget it. */
+	agent_link_ack(s->sandbox->link, op);
 	executions_next(s);
 }
 
 void execution_settled(struct session *s)
 {
 	struct execution *x = s->current;
-	uint64_t op = x->op;
 
 	s->current = NULL;
 	loop_timer_stop(s->overdue);
-	finish(x); /* x may be gone after this */
-	if (s->ended)
-		return;
-	if (!is_unstored(s, op))
-		agent_link_ack(s->sandbox->link, op);
-	executions_next(s);
+	settle(s, x);
 }
 
 void session_overdue(void *arg)
@@ -464,8 +471,7 @@ static int restore_one(const struct store_execution *row, void *arg, struct err 
 	json_decref(doc);
 	if (row->result && result_from_json(row->result, &x->result, e) == 0) {
 		x->state = EXECUTION_FINISHED;
-		list_add_tail(&s->recent, &x->node);
-		s->recent_len++;
+		remember(x);
 	} else {
 		list_add_tail(&s->queue, &x->node);
 		s->queue_len++;

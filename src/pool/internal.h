@@ -136,7 +136,7 @@ struct session {
 	struct execution *current;
 	struct list recent; /* FINISHED, oldest first */
 	size_t recent_len;
-	uint64_t recent_bytes; /* of their results, as far as they have been added */
+	uint64_t recent_bytes; /* of their results */
 	struct list waits;     /* struct session_wait */
 	size_t wait_count;
 	struct loop_timer *idle; /* cooldown */

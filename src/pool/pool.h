@@ -172,7 +172,7 @@ struct execution {
 	struct execution_result result; /* when FINISHED, or asking */
 	bool asking;                    /* has its result, waits for the names of refused calls */
 	bool unstored;                  /* finished, and the store did not take it yet */
-	uint64_t kept_bytes;            /* FINISHED: of session.recent_bytes; 0: not added yet */
+	uint64_t kept_bytes;            /* FINISHED: of session.recent_bytes */
 	int64_t created_us;
 	int64_t queued_ns, started_ns, finished_ns;
 	/* Who waits for it: called once; NULL when the client went away. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/sanitized.h"
 #include "base/own.h"
 #include "daemon/confine_self.h"
 
@@ -291,7 +292,7 @@ int main(void)
 		cmocka_unit_test(test_ordinary_work),
 		cmocka_unit_test(test_abort),
 		cmocka_unit_test(test_no_core),
-#if CONFINE_SELF_FILTERS /* a sanitizer's runtime cannot live under the filter */
+#if !SANITIZED /* a sanitizer's runtime cannot live under the filter */
 		cmocka_unit_test(test_deadly),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_connections_stay_what_they_are),
@@ -299,7 +300,7 @@ int main(void)
 		cmocka_unit_test(test_open_files),
 	};
 
-#if !CONFINE_SELF_FILTERS
+#if SANITIZED
 	(void)test_deadly;
 	(void)test_refused;
 	(void)test_connections_stay_what_they_are;
