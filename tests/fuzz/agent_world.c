@@ -256,6 +256,7 @@ void agent_world_open(struct agent_world *w)
 	*w = (struct agent_world){ 0 };
 	current = w;
 	ended_count = process_count = 0;
+	signal(SIGPIPE, SIG_IGN); /* as main.c */
 	now_ns = 1000000000;
 	for (size_t i = 0; i < WORLD_ENDS_MAX; i++)
 		w->ends[i] = (struct world_end){ WORLD_FREE, 0, -1, { -1, -1 }, 0 };
