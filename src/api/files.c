@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define NAME_PART_MAX 255
+#define LAST          SIZE_MAX
 
 static const char *const types[][2] = {
 	{ ".txt", "text/plain; charset=utf-8" },
@@ -368,25 +369,51 @@ void files_list_flat(struct http_request *rq, void *ctx)
 		start(c, FILE_LIST, directory_of(c), STR(""));
 }
 
-static bool cut_prefix(struct str *s, const char *word)
+/* Whether the last raw segment of a path, or the one at an index, is `content`. */
+static bool is_content(struct str path, size_t index)
 {
-	size_t len = strlen(word);
+	struct str last = STR("");
+	size_t n = 0;
 
-	if (s->len <= len || memcmp(s->ptr, word, len) != 0)
-		return false;
-	s->ptr += len;
-	s->len -= len;
-	return true;
+	while (path.len) {
+		const char *slash = memchr(path.ptr, '/', path.len);
+		struct str segment = { path.ptr, slash ? (size_t)(slash - path.ptr) : path.len };
+		size_t skip = segment.len + (slash ? 1 : 0);
+
+		path.ptr += skip;
+		path.len -= skip;
+		if (!segment.len)
+			continue;
+		last = segment;
+		if (n++ == index)
+			break;
+	}
+	return (index == LAST || n == index + 1) && str_eq_nocase(last, STR("content"));
 }
 
-static bool cut_suffix(struct str *s, const char *word)
+/*
+ * files/content/{name}, files/{name}/content, and both at once in one published sample. The word is
+ * looked for before decoding: "content%2Fx" is one segment, so a name, which clients send for a
+ * file in a directory of that name.
+ */
+static bool cut_content(struct http_request *rq, struct str *rest)
 {
-	size_t len = strlen(word);
+	const size_t word = strlen("content/");
+	struct str path = http_path(rq);
+	size_t index = 0;
 
-	if (s->len <= len || memcmp(s->ptr + s->len - len, word, len) != 0)
-		return false;
-	s->len -= len;
-	return true;
+	for (const char *p = http_route(rq)->pattern; *p; p++)
+		index += *p == '/';
+	bool old = is_content(path, index - 1) && rest->len > word;
+	bool new = is_content(path, LAST) && rest->len > word + (old ? word : 0);
+
+	if (old) {
+		rest->ptr += word;
+		rest->len -= word;
+	}
+	if (new)
+		rest->len -= word;
+	return old || new;
 }
 
 void files_get(struct http_request *rq, void *ctx)
@@ -398,11 +425,8 @@ void files_get(struct http_request *rq, void *ctx)
 	if (!c)
 		return;
 	struct str rest = http_param(rq, "path");
-	/* files/content/{name}, files/{name}/content, and both at once in one published sample. */
-	bool old = cut_prefix(&rest, "content/");
-	bool new = cut_suffix(&rest, "/content");
 
-	if (!old && !new)
+	if (!cut_content(rq, &rest))
 		start(c, FILE_STAT, directory_of(c), rest);
 	else if (files_path(directory_of(c), rest, path, &e) < 0)
 		call_fail(c, &e);
