@@ -46,21 +46,29 @@ const char *files_content_type(struct str name)
 	return "application/octet-stream";
 }
 
-/* "/mnt/data/x", "/data/x" and "x" are one file. */
+/* Cuts one name and the slashes after it; false if path does not begin with it. */
+static bool cut_name(struct str *path, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (path->len < len || memcmp(path->ptr, name, len) != 0 ||
+	    (path->len > len && path->ptr[len] != '/'))
+		return false;
+	while (len < path->len && path->ptr[len] == '/')
+		len++;
+	path->ptr += len;
+	path->len -= len;
+	return true;
+}
+
+/* "/mnt/data/x", "/data/x" and "x" are one file, and "//" is "/". */
 static struct str below_root(struct str path)
 {
-	static const char *const roots[] = { "/mnt/data", "/data" };
+	struct str found = path;
 
-	for (size_t i = 0; i < ARRAY_LEN(roots); i++) {
-		size_t len = strlen(roots[i]);
-
-		if (path.len >= len && memcmp(path.ptr, roots[i], len) == 0 &&
-		    (path.len == len || path.ptr[len] == '/')) {
-			path.ptr += len;
-			path.len -= len;
-			break;
-		}
-	}
+	if (cut_name(&found, "") &&
+	    ((cut_name(&found, "mnt") && cut_name(&found, "data")) || cut_name(&found, "data")))
+		return found;
 	return path;
 }
 
@@ -369,51 +377,72 @@ void files_list_flat(struct http_request *rq, void *ctx)
 		start(c, FILE_LIST, directory_of(c), STR(""));
 }
 
-/* Whether the last raw segment of a path, or the one at an index, is `content`. */
-static bool is_content(struct str path, size_t index)
+struct raw_segment {
+	struct str text;
+	bool doubled; /* more than one slash is before it */
+};
+
+/* The segment at an index of a path that is not decoded yet, the last one at LAST. */
+static struct raw_segment raw_segment(struct str path, size_t index)
 {
-	struct str last = STR("");
-	size_t n = 0;
+	struct raw_segment found = { STR(""), false };
+	size_t next;
 
-	while (path.len) {
-		const char *slash = memchr(path.ptr, '/', path.len);
-		struct str segment = { path.ptr, slash ? (size_t)(slash - path.ptr) : path.len };
-		size_t skip = segment.len + (slash ? 1 : 0);
+	for (size_t i = 0; i < path.len; i = next) {
+		const char *at = path.ptr + i;
+		const char *end = memchr(at, '/', path.len - i);
+		size_t len = end ? (size_t)(end - at) : path.len - i;
 
-		path.ptr += skip;
-		path.len -= skip;
-		if (!segment.len)
+		next = i + len + 1;
+		if (!len)
 			continue;
-		last = segment;
-		if (n++ == index)
+		found = (struct raw_segment){ { at, len },
+					      i > 1 && at[-1] == '/' && at[-2] == '/' };
+		if (index-- == 0)
 			break;
 	}
-	return (index == LAST || n == index + 1) && str_eq_nocase(last, STR("content"));
+	return found;
+}
+
+static bool is_content(struct str path, size_t index)
+{
+	return str_eq_nocase(raw_segment(path, index).text, STR("content"));
 }
 
 /*
- * files/content/{name}, files/{name}/content, and both at once in one published sample. The word is
- * looked for before decoding: "content%2Fx" is one segment, so a name, which clients send for a
+ * The name in the path, without the word of files/content/{name}, of files/{name}/content, or of
+ * both at once as one published sample has it (ret_content NULL: the call has no such word). They
+ * are looked for before decoding: "content%2Fx" is one segment, so a name, which clients send for a
  * file in a directory of that name.
  */
-static bool cut_content(struct http_request *rq, struct str *rest)
+static struct str name_in_path(struct http_request *rq, bool *ret_content)
 {
 	const size_t word = strlen("content/");
 	struct str path = http_path(rq);
+	struct str rest = http_param(rq, "path");
 	size_t index = 0;
 
 	for (const char *p = http_route(rq)->pattern; *p; p++)
 		index += *p == '/';
-	bool old = is_content(path, index - 1) && rest->len > word;
-	bool new = is_content(path, LAST) && rest->len > word + (old ? word : 0);
+	index--;
+	bool before = ret_content && is_content(path, index) && rest.len > word;
+	bool after = ret_content && is_content(path, LAST) && rest.len > word + (before ? word : 0);
 
-	if (old) {
-		rest->ptr += word;
-		rest->len -= word;
+	if (ret_content)
+		*ret_content = before || after;
+	if (before) {
+		rest.ptr += word;
+		rest.len -= word;
 	}
-	if (new)
-		rest->len -= word;
-	return old || new;
+	if (after)
+		rest.len -= word;
+	/* "files/content//mnt/data/x": an absolute name that the client put in as it was. The slash
+	 * is there: decoded segments are joined by it (router.h). */
+	if (raw_segment(path, index + before).doubled) {
+		rest.ptr--;
+		rest.len++;
+	}
+	return rest;
 }
 
 void files_get(struct http_request *rq, void *ctx)
@@ -424,9 +453,10 @@ void files_get(struct http_request *rq, void *ctx)
 
 	if (!c)
 		return;
-	struct str rest = http_param(rq, "path");
+	bool content;
+	struct str rest = name_in_path(rq, &content);
 
-	if (!cut_content(rq, &rest))
+	if (!content)
 		start(c, FILE_STAT, directory_of(c), rest);
 	else if (files_path(directory_of(c), rest, path, &e) < 0)
 		call_fail(c, &e);
@@ -457,5 +487,5 @@ void files_delete(struct http_request *rq, void *ctx)
 	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
 
 	if (c)
-		start(c, FILE_DELETE, directory_of(c), http_param(rq, "path"));
+		start(c, FILE_DELETE, directory_of(c), name_in_path(rq, NULL));
 }
