@@ -15,6 +15,8 @@
 #define RECIPE_LANGUAGE_SIZE 16
 /** Not a language: the launcher of interactive programs. */
 #define RECIPE_TERMINAL "terminal"
+/** Instead of a program: the kernel is forked from the interpreter that the zygote embeds. */
+#define RECIPE_OWN_INTERPRETER "@zygote"
 
 /** recipe_next: the next line that is `key = value`; *text moves behind it. Views into the text.
  * False at the end. */

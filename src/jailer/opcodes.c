@@ -117,12 +117,14 @@ void opcode_restarted(struct jailer *j)
 	send_reply(&reply, -1);
 }
 
-static struct zygote *get_zygote(struct jailer *j, const char *image, struct err *e)
+static struct zygote *get_zygote(struct jailer *j, const char *image, const char *language,
+				 struct err *e)
 {
 	struct zygote *found = sandbox_image(j, image, e);
 
 	if (!found)
 		return NULL;
+	found = zygote_for(found, language);
 	if (found->sock >= 0)
 		return found;
 	/* A zygote that ends while loading is tried again, but not in a circle that eats the
@@ -131,7 +133,7 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 
 	if (found->failures && now < found->retry_at_ms) {
 		err_set(e, ERR_UNAVAILABLE,
-			"the interpreter of image %.16s does not start; retrying", image);
+			"the zygote of image %.16s does not start; retrying", image);
 		return NULL;
 	}
 	found->retry_at_ms =
@@ -243,7 +245,7 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
  */
 static int op_image(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
-	struct zygote *z = get_zygote(j, rq->image, e);
+	struct zygote *z = get_zygote(j, rq->image, "", e);
 
 	if (!z)
 		return -1;
@@ -285,7 +287,7 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 
 	if (!s || s->dying)
 		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
-	struct zygote *z = get_zygote(j, s->rec.image, e);
+	struct zygote *z = get_zygote(j, s->rec.image, rq->language, e);
 
 	if (!z)
 		return -1;
