@@ -301,7 +301,7 @@ static bool read_messages(struct mcp *m)
 {
 	struct err e = ERR_INIT;
 	char text[96];
-	json_t *body = json_parse(http_body(m->call->rq), &e);
+	json_t *body = json_parse_nul(http_body(m->call->rq), &e);
 
 	if (!body) {
 		refuse_whole(m, MCP_PARSE_ERROR, e.msg);

@@ -34,7 +34,8 @@ struct mcp {
 	bool ended;   /* the HTTP request is over */
 
 	/* Of the tool that runs. */
-	json_t *arguments; /* borrowed from the message */
+	json_t *arguments;      /* borrowed from the message */
+	struct str environment; /* the same */
 	struct session_wait *wait;
 	struct execution *execution;
 	struct agent_file_op *file;
@@ -59,7 +60,7 @@ void mcp_refuse(struct mcp *m, const struct err *e);
 json_t *mcp_tools(const struct mcp *m);
 /** mcp_tool_run: false if there is no such tool for the pool. */
 bool mcp_tool_run(struct mcp *m, const char *name);
-/** mcp_with_session: calls open when the environment's sandbox can be talked to, or ends the tool
+/** mcp_with_session: allocates the environment if need be; calls open when the environment's sandbox can be talked to, or ends the tool
  * with an error. */
 void mcp_with_session(struct mcp *m,
 		      void (*open)(struct mcp *m, struct session *s, struct agent_link *link));

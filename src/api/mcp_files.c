@@ -104,9 +104,9 @@ static void read_ended(struct mcp *m)
 	bool truncated = m->file_size > bytes.len;
 	struct buf encoded;
 
-	/* A text that is cut is cut between characters. */
-	if (truncated && utf8_valid((struct str){ bytes.ptr, utf8_cut(bytes, bytes.len) }))
-		bytes.len = utf8_cut(bytes, bytes.len);
+	/* A text that is cut is cut between characters, which have at most four bytes. */
+	if (truncated && bytes.len - utf8_run(bytes) < 4)
+		bytes.len = utf8_run(bytes);
 	bool text = utf8_valid(bytes) && !memchr(bytes.ptr, '\0', bytes.len);
 
 	buf_init(&encoded, 2 * READ_MAX);

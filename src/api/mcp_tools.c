@@ -121,17 +121,6 @@ json_t *mcp_tools(const struct mcp *m)
 	return list;
 }
 
-bool mcp_tool_run(struct mcp *m, const char *name)
-{
-	for (size_t i = 0; i < ARRAY_LEN(tools); i++) {
-		if (strcmp(tools[i].name, name) != 0 || !offered(m, &tools[i]))
-			continue;
-		tools[i].run(m);
-		return true;
-	}
-	return false;
-}
-
 static void invalid(struct mcp *m, const char *text)
 {
 	struct err e = ERR_INIT;
@@ -208,8 +197,8 @@ static bool launched_long_ago(const struct mcp *m, const char *id)
 	return (int64_t)ms + cooldown_ms < clock_wall_us() / 1000;
 }
 
-/* The environment that the arguments name, checked; false: the tool has ended. */
-static bool environment(struct mcp *m, struct str *ret)
+/* Which environment; false: the tool has ended. */
+static bool environment_argument(struct mcp *m)
 {
 	const char *id;
 	struct err e = ERR_INIT;
@@ -217,13 +206,13 @@ static bool environment(struct mcp *m, struct str *ret)
 
 	if (!mcp_argument(m, "environmentId", true, &id))
 		return false;
-	*ret = str_from(id);
-	if (identifier_check(*ret, &why) < 0) {
+	m->environment = str_from(id);
+	if (identifier_check(m->environment, &why) < 0) {
 		err_set(&e, ERR_INVALID, "The environment id is invalid: %s", why.msg);
 		mcp_error(m, MCP_INVALID_PARAMS, &e);
 		return false;
 	}
-	if (!session_find(m->call->pool, *ret) && launched_long_ago(m, id)) {
+	if (!session_find(m->call->pool, m->environment) && launched_long_ago(m, id)) {
 		err_set(&e, ERR_NO_SESSION,
 			"The environment '%s' was not found: it has ended, or was not used in time. "
 			"Launch another one with launchShell.",
@@ -232,6 +221,18 @@ static bool environment(struct mcp *m, struct str *ret)
 		return false;
 	}
 	return true;
+}
+
+bool mcp_tool_run(struct mcp *m, const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(tools); i++) {
+		if (strcmp(tools[i].name, name) != 0 || !offered(m, &tools[i]))
+			continue;
+		if (tools[i].run == launch || environment_argument(m))
+			tools[i].run(m);
+		return true;
+	}
+	return false;
 }
 
 static void opened(void *arg, struct session *s, struct agent_link *link)
@@ -253,29 +254,21 @@ static void not_opened(void *arg, const struct err *e)
 void mcp_with_session(struct mcp *m,
 		      void (*open)(struct mcp *m, struct session *s, struct agent_link *link))
 {
-	struct str id;
 	struct err e = ERR_INIT;
-
-	if (!environment(m, &id))
-		return;
-	struct session *s = session_open(m->call->pool, id, &e);
+	struct session *s = session_open(m->call->pool, m->environment, &e);
 
 	if (!s) {
 		mcp_refuse(m, &e);
 		return;
 	}
-	m->call->identifier = id;
+	m->call->identifier = m->environment; /* for the rendering */
 	m->open = open;
 	m->wait = session_when_open(s, opened, not_opened, m);
 }
 
 static void end_environment(struct mcp *m)
 {
-	struct str id;
-
-	if (!environment(m, &id))
-		return;
-	struct session *s = session_find(m->call->pool, id);
+	struct session *s = session_find(m->call->pool, m->environment);
 
 	if (s)
 		session_delete(s);

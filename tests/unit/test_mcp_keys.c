@@ -190,10 +190,10 @@ static void test_disabled(void **state)
 	assert_int_equal(call("POST", POOL "/fetchMcpServerCredentials" VERSION, NULL), 404);
 	put_pool("{\"isMcpServerEnabled\":false}");
 	call("POST", POOL "/fetchMcpServerCredentials" VERSION, NULL);
-	assert_refused(400, "\"SessionMCPServerNotEnabled\"");
+	assert_refused(400, "SessionMCPServerNotEnabled: Session pool");
 	assert_refused(400, "Session pool 'pool1' does not have MCP Server enabled.");
 	call("POST", POOL "/rotateMcpServerCredentials" VERSION, NULL);
-	assert_refused(400, "\"SessionMCPServerNotEnabled\"");
+	assert_refused(400, "SessionMCPServerNotEnabled: Session pool");
 	put_pool("{\"isMcpServerEnabled\":true,\"isMcpServerApiKeyDisabled\":true}");
 	call("POST", POOL "/fetchMcpServerCredentials" VERSION, NULL);
 	assert_refused(400, "isMcpServerApiKeyDisabled");
