@@ -250,16 +250,18 @@ static const struct http_route own_routes[] = {
 	{ "GET", "/health", health, HTTP_BODY_NONE, NULL, "Whether the daemon serves" },
 };
 
-static const char *image_of(const char *container_type, void *arg)
+static const struct runtime *runtime_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_id(d.images, container_type);
+	return images_runtime(d.images, container_type);
 }
 
 static const char *metadata_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_metadata(d.images, container_type);
+	const struct runtime *r = images_runtime(d.images, container_type);
+
+	return r ? r->metadata : NULL;
 }
 
 static void pool_changed(const char *key, bool deleted, void *arg)
@@ -459,13 +461,15 @@ static int start_services(int jailer_fd, struct err *e)
 		.egress_off = egress_off,
 	};
 	struct pools_config pools = {
-		.image_of = image_of,
+		.runtime_of = runtime_of,
 		.ready_default = (int)o->ready,
 		.shells = (int)o->shells,
 		.starting_max = (int)o->starting_max,
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.contexts_max = (int)o->contexts_max,
+		.terminals_max = (int)o->terminals_max,
 		.queued_code_max = (uint64_t)o->queued_code_max,
 		.results_kept_max = (uint64_t)o->results_kept_max,
 		.names_wait_ms = 200,

@@ -5,6 +5,7 @@
 #include "base/fdio.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "base/recipe.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +23,17 @@ static bool is_hex(const char *text, size_t digits)
 		if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f')))
 			return false;
 	return text[digits] == '\0';
+}
+
+/* Terminated, and nothing behind the end: the zygote gets all of it. */
+static bool language_ok(const char language[static JAILER_LANGUAGE_SIZE])
+{
+	size_t len = strnlen(language, JAILER_LANGUAGE_SIZE);
+
+	for (size_t i = len; i < JAILER_LANGUAGE_SIZE; i++)
+		if (language[i])
+			return false;
+	return !len || recipe_language_ok((struct str){ language, len });
 }
 
 static bool memory_ok(uint64_t bytes)
@@ -61,6 +73,10 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 	else if (names_image && !is_hex(rq->image, JAILER_IMAGE_SIZE - 1))
 		err_set(e, ERR_PROTOCOL, "image id is not %d hexadecimal digits",
 			JAILER_IMAGE_SIZE - 1);
+	else if (rq->op == JAILER_START_KERNEL && !language_ok(rq->language))
+		err_set(e, ERR_PROTOCOL,
+			"language is not up to %d lower-case letters, digits and '-'",
+			JAILER_LANGUAGE_SIZE - 1);
 	else if (rq->op == JAILER_CREATE && !limits_ok(&rq->limits))
 		err_set(e, ERR_PROTOCOL, "limits out of range");
 	else if (rq->op == JAILER_MEMORY && rq->limits.memory_bytes &&
@@ -257,9 +273,9 @@ static int op_create(struct jailer *j, const struct jailer_request *rq, struct e
 }
 
 /*
- * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. The daemon
- * gets one end of a socket that speaks to a confined process; the other end exists only in that
- * process.
+ * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. `language`
+ * chooses among the programs that the image's recipe, which is root's, names. The daemon gets one
+ * end of a socket that speaks to a confined process; the other end exists only in that process.
  */
 static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
@@ -289,6 +305,7 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 					      .cgroup_fds = (uint32_t)procs,
 					      .limits = s->rec.limits };
 
+		memcpy(zrq.language, rq->language, sizeof(zrq.language));
 		fds[0] = s->pidfd;
 		fds[1] = kernel_end;
 		rc = zygote_send(z, &zrq, fds, 2 + (size_t)procs, e);

@@ -54,7 +54,8 @@ struct pool {
 	struct map_node node; /* pools.pools, by key */
 	struct pools *pools;
 	struct session_pool_spec spec;
-	char image[JAILER_IMAGE_SIZE];
+	const struct runtime *runtime;
+	char image[JAILER_IMAGE_SIZE]; /* its id */
 	bool image_loaded;
 	struct map sessions; /* by identifier */
 	struct list order;   /* struct session, by creation */
@@ -209,8 +210,7 @@ void session_bind(struct session *s, struct sandbox *sb);
 /** session_end: why NULL: deleted or expired, else the sandbox is gone. Frees s. */
 void session_end(struct session *s, const struct err *why);
 void session_kernel_state(struct session *s, enum agent_kernel_state state, enum agent_death death);
-void session_agent_status(struct session *s, enum agent_kernel_state state, const uint64_t *ops,
-			  const uint8_t *states, size_t count);
+void session_agent_status(struct session *s, const struct agent_status *status);
 
 /* executions.c */
 void execution_free(struct execution *x);

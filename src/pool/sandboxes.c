@@ -213,12 +213,13 @@ static void became_ready(struct sandbox *sb)
 	pools_signal_ready(pool->pools, &(struct err){ 0 });
 }
 
-static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent_death death,
-			    uint32_t code)
+static void on_kernel_state(void *arg, uint32_t kernel, enum agent_kernel_state state,
+			    enum agent_death death, uint32_t code)
 {
 	struct sandbox *sb = arg;
 
-	(void)code;
+	if (kernel != 0)
+		return;
 	if (sb->session) {
 		session_kernel_state(sb->session, state, death);
 	} else if (sb->state == SANDBOX_STARTING && state == AGENT_KERNEL_IDLE) {
@@ -232,13 +233,12 @@ static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent
 	}
 }
 
-static void on_status(void *arg, enum agent_kernel_state state, const uint64_t *ops,
-		      const uint8_t *states, size_t count)
+static void on_status(void *arg, const struct agent_status *status)
 {
 	struct sandbox *sb = arg;
 
 	if (sb->session)
-		session_agent_status(sb->session, state, ops, states, count);
+		session_agent_status(sb->session, status);
 }
 
 static void on_exec_done(void *arg, uint64_t op, const struct agent_result *result)
@@ -312,7 +312,7 @@ static void kernel_started(void *arg, int fd, const struct err *e)
 	}
 	if (fd >= 0) {
 		sb->kernel_started_ms = loop_now_ms();
-		agent_link_attach(sb->link, fd);
+		agent_link_attach(sb->link, 0, STR(CONTEXT_DEFAULT), fd);
 		return;
 	}
 	if (!sb->session) {
@@ -349,7 +349,7 @@ static void start_kernel(struct sandbox *sb)
 		return;
 	sb->starting_kernel = true;
 	sb->calls++;
-	b->ops->start_kernel(b, sb->sid, kernel_started, sb);
+	b->ops->start_kernel(b, sb->sid, "", kernel_started, sb);
 }
 
 void sandbox_restart_kernel(struct sandbox *sb)

@@ -372,27 +372,32 @@ void session_kernel_state(struct session *s, enum agent_kernel_state state, enum
 	}
 }
 
-void session_agent_status(struct session *s, enum agent_kernel_state state, const uint64_t *ops,
-			  const uint8_t *states, size_t count)
+void session_agent_status(struct session *s, const struct agent_status *status)
 {
+	enum agent_kernel_state state = AGENT_KERNEL_NONE;
+
+	for (size_t i = 0; i < status->kernel_count; i++)
+		if (status->kernels[i].kernel == 0)
+			state = status->kernels[i].state;
 	/* After a restart of the daemon: which of the stored executions did the agent ever get? */
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < status->exec_count; i++) {
+		const struct agent_status_exec *there = &status->execs[i];
 		struct execution *found = NULL;
 
 		list_each(&s->queue, struct execution, node, x)
-			if (x->op == ops[i])
+			if (x->op == there->op)
 				found = x;
 		if (found) {
 			/* Its result comes as EXEC_DONE: right after this message, or
 			 * when it ends. */
 			found->state = EXECUTION_RUNNING;
-			if (states[i] == AGENT_EXEC_RUNNING && !s->current) {
+			if (there->state == AGENT_EXEC_RUNNING && !s->current) {
 				list_remove(&found->node);
 				s->queue_len--;
 				s->current = found;
 			}
-		} else if (states[i] == AGENT_EXEC_RUNNING && !s->current) {
-			s->foreign_op = ops[i];
+		} else if (there->state == AGENT_EXEC_RUNNING && !s->current) {
+			s->foreign_op = there->op;
 		}
 	}
 	s->agent_heard = true;

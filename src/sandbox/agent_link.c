@@ -10,7 +10,11 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
+
+/* One for each kernel and terminal there can be, and as many that are replaced meanwhile. */
+#define ATTACHMENTS_MAX (2 * (AGENT_KERNELS_MAX + AGENT_TERMINALS_MAX))
 
 struct agent_file_op {
 	struct list node;
@@ -36,8 +40,12 @@ struct agent_link {
 	void *arg;
 	struct list files;
 	uint64_t next_op;
-	int attach_fd;    /* waits for its frame to reach the front of the queue */
-	size_t attach_at; /* bytes of `out` before that frame */
+	/* Descriptors that wait for their frames to reach the front of `out`, in order. */
+	struct attachment {
+		int fd;
+		size_t at; /* bytes of `out` before that frame */
+	} attachments[ATTACHMENTS_MAX];
+	size_t attachment_count;
 };
 
 static void set_events(struct agent_link *l)
@@ -45,24 +53,49 @@ static void set_events(struct agent_link *l)
 	loop_watch_set(l->watch, LOOP_READ | (l->writing ? LOOP_WRITE : 0));
 }
 
+static void drop_attachment(struct agent_link *l)
+{
+	close_fd(&l->attachments[0].fd);
+	l->attachment_count--;
+	memmove(l->attachments, l->attachments + 1,
+		l->attachment_count * sizeof(l->attachments[0]));
+}
+
 static void link_break(struct agent_link *l)
 {
 	/* The end of the socket comes back as an event, outside of whoever is calling. */
 	l->broken = true;
 	buf_clear(&l->out);
+	while (l->attachment_count)
+		drop_attachment(l);
 	shutdown(l->fd, SHUT_RDWR);
+}
+
+/* A descriptor goes with the first byte of its frame, and no two in one call. */
+static ssize_t send_some(struct agent_link *l)
+{
+	size_t len = l->out.len;
+	bool with_fd = l->attachment_count && l->attachments[0].at == 0;
+	size_t next = with_fd ? 1 : 0;
+
+	if (next < l->attachment_count)
+		len = l->attachments[next].at;
+	ssize_t n = fd_send(l->fd, l->out.ptr, len, &l->attachments[0].fd, with_fd ? 1 : 0);
+
+	if (n < 0)
+		return n;
+	if (with_fd)
+		drop_attachment(l);
+	for (size_t i = 0; i < l->attachment_count; i++)
+		l->attachments[i].at -= (size_t)n;
+	buf_consume(&l->out, (size_t)n);
+	return n;
 }
 
 static void link_flush(struct agent_link *l)
 {
 	while (l->out.len) {
-		size_t len = l->out.len;
-		bool with_fd = l->attach_fd >= 0 && l->attach_at == 0;
-
-		if (l->attach_fd >= 0 && !with_fd)
-			len = l->attach_at; /* the descriptor goes with the first byte of its frame
-					     */
-		ssize_t n = fd_send(l->fd, l->out.ptr, len, &l->attach_fd, with_fd ? 1 : 0);
+		ssize_t n = send_some(l);
 
 		if (n < 0 && errno == EAGAIN)
 			break;
@@ -70,11 +103,6 @@ static void link_flush(struct agent_link *l)
 			link_break(l);
 			return;
 		}
-		if (with_fd)
-			close_fd(&l->attach_fd);
-		else if (l->attach_fd >= 0)
-			l->attach_at -= (size_t)n;
-		buf_consume(&l->out, (size_t)n);
 	}
 	if (l->writing != (l->out.len > 0)) {
 		l->writing = l->out.len > 0;
@@ -247,35 +275,23 @@ static bool take_exec_done(struct agent_link *l, uint64_t op, struct wire_reader
 	return true;
 }
 
-static bool take_state(struct agent_link *l, enum agent_msg type, struct wire_reader *r)
+static bool take_status(struct agent_link *l, struct wire_reader *r)
 {
-	uint8_t state = wire_get_u8(r);
+	struct agent_status status;
 
-	if (state > AGENT_KERNEL_BUSY)
+	if (!agent_frame_status(r, &status))
 		return false;
-	if (type == AGENT_KERNEL_STATE) {
-		uint8_t death = wire_get_u8(r);
-		uint32_t code = wire_get_u32(r);
+	l->events->status(l->arg, &status);
+	return true;
+}
 
-		if (!wire_ok(r) || death > AGENT_DEATH_KILLED)
-			return false;
-		l->events->kernel_state(l->arg, (enum agent_kernel_state)state,
-					(enum agent_death)death, code);
-		return true;
-	}
-	uint64_t ops[AGENT_DONE_MAX + 1];
-	uint8_t states[AGENT_DONE_MAX + 1];
-	uint32_t count = wire_get_u32(r);
+static bool take_kernel_state(struct agent_link *l, struct wire_reader *r)
+{
+	struct agent_kernel_change c;
 
-	if (count > AGENT_DONE_MAX + 1)
+	if (!agent_frame_kernel_state(r, &c))
 		return false;
-	for (uint32_t i = 0; i < count; i++) {
-		ops[i] = wire_get_u64(r);
-		states[i] = wire_get_u8(r);
-	}
-	if (!wire_ok(r))
-		return false;
-	l->events->status(l->arg, (enum agent_kernel_state)state, ops, states, count);
+	l->events->kernel_state(l->arg, c.kernel, c.state, c.death, c.code);
 	return true;
 }
 
@@ -285,8 +301,9 @@ static bool take_frame(struct agent_link *l, uint8_t type, uint64_t op, struct s
 
 	switch (type) {
 	case AGENT_STATUS:
+		return take_status(l, &r);
 	case AGENT_KERNEL_STATE:
-		return take_state(l, (enum agent_msg)type, &r);
+		return take_kernel_state(l, &r);
 	case AGENT_EXEC_DONE:
 		return take_exec_done(l, op, &r);
 	case AGENT_FILE_INFO:
@@ -333,7 +350,8 @@ static void link_destroy(struct agent_link *l)
 		file_free(list_first(&l->files, struct agent_file_op, node));
 	loop_watch_free(l->watch);
 	close_fd(&l->fd);
-	close_fd(&l->attach_fd);
+	while (l->attachment_count)
+		drop_attachment(l);
 	buf_done(&l->in);
 	buf_done(&l->out);
 	free(l);
@@ -396,7 +414,6 @@ struct agent_link *agent_link_new(int fd, const struct agent_link_events *events
 	l->fd = fd;
 	l->events = events;
 	l->arg = arg;
-	l->attach_fd = -1;
 	l->next_op = 1;
 	list_init(&l->files);
 	buf_init(&l->in, AGENT_FRAME_MAX + AGENT_HEADER_SIZE + 65536);
@@ -438,10 +455,13 @@ int agent_link_exec(struct agent_link *l, uint64_t op, const struct agent_exec_p
 	int rc;
 
 	buf_init(&b, 64);
+	wire_put_u32(&b, p->kernel);
+	wire_put_u8(&b, p->flags);
 	wire_put_u32(&b, p->timeout_ms);
 	wire_put_u32(&b, p->stdout_max);
 	wire_put_u32(&b, p->stderr_max);
 	wire_put_u32(&b, p->result_max);
+	wire_put_u32(&b, p->credit);
 	wire_put_u32(&b, (uint32_t)p->code.len);
 	rc = link_send(l, AGENT_EXEC, op, buf_str(&b), p->code);
 	buf_done(&b);
@@ -458,15 +478,29 @@ void agent_link_cancel(struct agent_link *l, uint64_t op)
 	link_send(l, AGENT_EXEC_CANCEL, op, STR("\1"), (struct str){ 0 });
 }
 
-void agent_link_attach(struct agent_link *l, int fd)
+/* Queues a frame that a descriptor goes with; takes fd. */
+static void send_with_fd(struct agent_link *l, enum agent_msg type, uint64_t op, struct str payload,
+			 int fd)
 {
-	if (l->broken || l->attach_fd >= 0) {
+	if (l->broken || l->attachment_count == ATTACHMENTS_MAX) {
 		close(fd);
+		if (!l->broken)
+			link_break(l);
 		return;
 	}
-	l->attach_fd = fd;
-	l->attach_at = l->out.len;
-	link_send(l, AGENT_KERNEL_ATTACH, 0, (struct str){ 0 }, (struct str){ 0 });
+	l->attachments[l->attachment_count++] = (struct attachment){ fd, l->out.len };
+	link_send(l, type, op, payload, (struct str){ 0 });
+}
+
+void agent_link_attach(struct agent_link *l, uint32_t kernel, struct str label, int fd)
+{
+	struct buf b;
+
+	buf_init(&b, 256);
+	wire_put_u32(&b, kernel);
+	wire_put_blob(&b, label);
+	send_with_fd(l, AGENT_KERNEL_ATTACH, 0, buf_str(&b), fd);
+	buf_done(&b);
 }
 
 static struct agent_file_op *file_new(struct agent_link *l, enum agent_msg kind,
