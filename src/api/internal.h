@@ -57,9 +57,18 @@ void execute_founding(struct http_request *rq, void *ctx);
 void execute_flat(struct http_request *rq, void *ctx);
 void execute_new(struct http_request *rq, void *ctx);
 void execution_get(struct http_request *rq, void *ctx);
+void execution_delete(struct http_request *rq, void *ctx);
+
+/* contexts.c */
+void contexts_list(struct http_request *rq, void *ctx);
+void context_put(struct http_request *rq, void *ctx);
+void context_remove(struct http_request *rq, void *ctx);
+void context_renew(struct http_request *rq, void *ctx);
 
 /* render.c */
 void render_execution(struct buf *b, const struct call *c, const struct execution *x);
+/** render_error: the error object of a finished one; false if it has none. */
+bool render_error(struct buf *b, const struct execution *x);
 
 /* files.c, upload.c, download.c */
 void files_upload(struct http_request *rq, void *ctx);
