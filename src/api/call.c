@@ -48,6 +48,17 @@ static void forget_wait(void *arg)
 	c->wait = NULL;
 }
 
+static struct pool *find_default_pool(const struct data_plane_config *config, struct err *e)
+{
+	struct pool *pool = pool_find(config->pools, str_from(config->default_pool));
+
+	if (!pool)
+		err_set(e, ERR_NO_POOL,
+			"The session pool 'default' was deleted (404), and the path names no other: "
+			"/subscriptions/{id}/resourceGroups/{group}/sessionPools/{pool}/…");
+	return pool;
+}
+
 static struct pool *find_pool(struct http_request *rq, const struct data_plane_config *config,
 			      struct err *e)
 {
@@ -56,6 +67,8 @@ static struct pool *find_pool(struct http_request *rq, const struct data_plane_c
 	struct str name = http_param(rq, "pool");
 	char key[512];
 
+	if (!name.len)
+		return find_default_pool(config, e);
 	int n = snprintf(
 		key, sizeof(key),
 		"/subscriptions/%.*s/resourcegroups/%.*s/providers/microsoft.app/sessionpools/%.*s",
@@ -226,7 +239,16 @@ int data_plane_routes(const struct data_plane_config *config, struct http_server
 		      struct err *e)
 {
 	static struct data_plane_config kept;
+	static struct http_route bare[ARRAY_LEN(routes)];
 
 	kept = *config;
-	return http_server_routes(server, routes, ARRAY_LEN(routes), &kept, e);
+	if (http_server_routes(server, routes, ARRAY_LEN(routes), &kept, e) < 0)
+		return -1;
+	if (!kept.default_pool)
+		return 0;
+	for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
+		bare[i] = routes[i];
+		bare[i].pattern += strlen(POOL_PATH);
+	}
+	return http_server_routes(server, bare, ARRAY_LEN(bare), &kept, e);
 }

@@ -20,8 +20,10 @@ struct data_plane_config {
 	 * ({"runtimes":…,"preInstalledPackages":…}). */
 	const char *(*metadata)(const char *container_type, void *arg);
 	void *metadata_arg;
-	size_t code_max;   /* bytes of source in one execution */
-	uint32_t list_max; /* entries of one listing */
+	const char *default_pool; /* key of the pool that paths without one mean; NULL: no such
+				     paths */
+	size_t code_max;          /* bytes of source in one execution */
+	uint32_t list_max;        /* entries of one listing */
 };
 
 /** data_plane_routes: config is copied. */

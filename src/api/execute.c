@@ -185,9 +185,20 @@ static int parse_limits(struct execute_state *st, json_t *props, struct err *e)
 	return parse_memory(st, props, e);
 }
 
+/* Text writers of .NET and PowerShell put a byte order mark first, which JSON lets a reader ignore
+ * (RFC 8259, 8.1). */
+static struct str without_mark(struct str body)
+{
+	struct str mark = STR("\xef\xbb\xbf");
+	bool marked = body.len >= mark.len && memcmp(body.ptr, mark.ptr, mark.len) == 0;
+	size_t skip = marked ? mark.len : 0;
+
+	return (struct str){ body.ptr + skip, body.len - skip };
+}
+
 static int parse_body(struct execute_state *st, struct err *e)
 {
-	struct str body = http_body(st->call->rq);
+	struct str body = without_mark(http_body(st->call->rq));
 	json_error_t je;
 
 	if (json_check_bounds(body, e) < 0)
