@@ -126,23 +126,31 @@ static bool image_parts(struct str data, char *format, size_t format_size, struc
 	return str_copy(f, format, format_size);
 }
 
-static void take_value(struct execution_result *out, const struct agent_value *v)
+char *result_image(const struct agent_value *v, char *format, size_t format_size, size_t *ret_len)
 {
 	struct str bytes;
+	struct buf b;
+	char *text = NULL;
 
+	buf_init(&b, TEXT_MAX);
+	if (v->kind == KERNEL_VALUE_IMAGE && image_parts(v->data, format, format_size, &bytes) &&
+	    base64_encode(&b, bytes.ptr, bytes.len)) {
+		*ret_len = b.len;
+		text = buf_take(&b);
+	}
+	buf_done(&b);
+	return text;
+}
+
+static void take_value(struct execution_result *out, const struct agent_value *v)
+{
 	out->kind = v->kind;
 	if (v->kind == KERNEL_VALUE_IMAGE) {
-		struct buf b;
-
-		buf_init(&b, TEXT_MAX);
-		if (image_parts(v->data, out->format, sizeof(out->format), &bytes) &&
-		    base64_encode(&b, bytes.ptr, bytes.len)) {
-			out->value = take_text(&b);
-		} else {
+		out->value.ptr = result_image(v, out->format, sizeof(out->format), &out->value.len);
+		if (!out->value.ptr) {
 			out->kind = KERNEL_VALUE_NONE;
 			out->value = clean(STR(""));
 		}
-		buf_done(&b);
 	} else {
 		out->value = clean(v->data);
 	}
