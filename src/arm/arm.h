@@ -32,6 +32,9 @@ struct arm_config {
 	/** egress_off: why sessions cannot have egress on this machine, and after a ';' what to do
 	 * about it; NULL (or no function): they can. */
 	const char *(*egress_off)(void);
+	/** container_type: the n-th one that an installed image serves, in its canonical spelling;
+	 * NULL behind the last. No function: PythonLTS is the only one. */
+	const char *(*container_type)(size_t n);
 };
 
 /** What happened to a document; called after the store was written, from the request's handler. */

@@ -484,6 +484,13 @@ static const char *egress_off(void)
 	return d.egress_off;
 }
 
+static const char *container_type(size_t n)
+{
+	const struct runtime *r = images_at(d.images, n);
+
+	return r ? r->container_type : NULL;
+}
+
 static int start_services(int jailer_fd, struct err *e)
 {
 	struct options *o = &d.options;
@@ -491,6 +498,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.subscription = SUBSCRIPTION,
 		.location = o->location,
 		.egress_off = egress_off,
+		.container_type = container_type,
 	};
 	struct pools_config pools = {
 		.runtime_of = runtime_of,
