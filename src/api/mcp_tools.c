@@ -374,6 +374,7 @@ static void execute(struct mcp *m, struct session *s, const char *language, bool
 	struct execution_params p = {
 		.code = buf_str(&m->bytes),
 		.argv = argv,
+		.command = strcmp(language, "shell") == 0,
 		.language = str_from(language),
 		.execution_type = "Synchronous",
 		.timeout_ms = timeout_s * 1000 < 1 ? 1 : (uint32_t)(timeout_s * 1000),
