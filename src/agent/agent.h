@@ -95,8 +95,7 @@ enum agent_deadline { DEADLINE_NONE, DEADLINE_START, DEADLINE_RUN, DEADLINE_KILL
 #define KERNEL_GONE 255
 
 struct agent_kernel {
-	uint32_t number; /* the daemon's choice */
-	size_t slot;
+	uint32_t number;               /* its place among the agent's */
 	enum agent_kernel_state state; /* NONE: forgotten, freed by kernels_tidy() */
 	int sock;
 	pid_t pid; /* 0 until READY */
@@ -133,6 +132,7 @@ struct agent_terminal {
 	bool ended;   /* reaped; its last output may still have to leave */
 	bool closing; /* hung up by us */
 	bool attached;
+	unsigned answers; /* to TERM_OPEN and TERM_ATTACH, owed until READY */
 	bool eof;
 	uint32_t watched; /* epoll events of master, 0 none */
 	uint32_t credit;
@@ -161,7 +161,7 @@ struct agent {
 	int64_t orphans_ns; /* when to look again for what nobody owns, 0 not */
 	bool reaping;       /* more children than one turn took */
 	struct agent_conn conn;
-	struct agent_kernel *kernels[AGENT_KERNELS_MAX];
+	struct agent_kernel *kernels[AGENT_KERNELS_MAX]; /* by number */
 	struct agent_terminal *terminals[AGENT_TERMINALS_MAX];
 	struct list done; /* struct agent_done: finished, not acknowledged */
 	size_t done_count;

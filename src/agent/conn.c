@@ -231,7 +231,7 @@ static void attach(struct agent *a, struct wire_reader *r)
 	uint32_t number = wire_get_u32(r);
 	struct str label = wire_get_blob(r, AGENT_LABEL_MAX);
 
-	if (!wire_ok(r) || sock < 0)
+	if (!wire_ok(r) || sock < 0 || number >= AGENT_KERNELS_MAX)
 		conn_break(a);
 	else
 		kernel_attach(a, number, label, take_fd(sock));
@@ -241,7 +241,7 @@ static void end_kernel(struct agent *a, struct wire_reader *r)
 {
 	uint32_t number = wire_get_u32(r);
 
-	if (wire_ok(r))
+	if (wire_ok(r) && number < AGENT_KERNELS_MAX)
 		kernel_end(a, number);
 	else
 		conn_break(a);

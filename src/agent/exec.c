@@ -94,6 +94,14 @@ static bool done_full(const struct agent *a)
 	return count >= AGENT_DONE_MAX;
 }
 
+static bool is_known(struct agent *a, uint64_t op)
+{
+	list_each(&a->done, struct agent_done, node, d)
+		if (d->op == op)
+			return true;
+	return find_running(a, op) != NULL;
+}
+
 static void output_begin(struct agent_output *o, uint32_t max)
 {
 	/* Three bytes more than the limit, so that the daemon can cut between characters. */
@@ -113,6 +121,8 @@ void exec_start(struct agent *a, uint64_t op, struct wire_reader *r)
 	uint32_t credit = wire_get_u32(r);
 	struct str code = wire_get_blob(r, AGENT_CODE_MAX);
 
+	if (wire_ok(r) && is_known(a, op))
+		return; /* its result comes, or has come */
 	if (!wire_ok(r) || !k || k->exec.running || k->state != AGENT_KERNEL_IDLE || done_full(a)) {
 		send_not_run(a, k, op);
 		return;

@@ -33,11 +33,9 @@ static void send_state(struct agent *a, uint32_t number, enum agent_kernel_state
 
 struct agent_kernel *kernel_find(struct agent *a, uint32_t number)
 {
-	for (size_t i = 0; i < AGENT_KERNELS_MAX; i++)
-		if (a->kernels[i] && a->kernels[i]->number == number &&
-		    a->kernels[i]->state != AGENT_KERNEL_NONE)
-			return a->kernels[i];
-	return NULL;
+	struct agent_kernel *k = number < AGENT_KERNELS_MAX ? a->kernels[number] : NULL;
+
+	return k && k->state != AGENT_KERNEL_NONE ? k : NULL;
 }
 
 void kernel_arm(struct agent *a, struct agent_kernel *k, enum agent_deadline what, int64_t ms)
@@ -61,7 +59,7 @@ void kernel_signal(const struct agent_kernel *k, int sig)
 static void watch(struct agent *a, struct agent_kernel *k)
 {
 	if (k->sock >= 0)
-		agent_watch(a, k->sock, EVENT_KERNEL, k->slot,
+		agent_watch(a, k->sock, EVENT_KERNEL, k->number,
 			    (k->waiting ? 0 : EPOLLIN) | (k->out.len ? EPOLLOUT : 0), &k->watched);
 }
 
@@ -69,7 +67,7 @@ static void close_socket(struct agent *a, struct agent_kernel *k)
 {
 	/* Taken out by hand: the daemon may still hold the same socket. */
 	if (k->sock >= 0)
-		agent_watch(a, k->sock, EVENT_KERNEL, k->slot, 0, &k->watched);
+		agent_watch(a, k->sock, EVENT_KERNEL, k->number, 0, &k->watched);
 	close_fd(&k->sock);
 	buf_clear(&k->out);
 }
@@ -104,17 +102,12 @@ void kernels_tidy(struct agent *a)
 
 static struct agent_kernel *kernel_new(struct agent *a, uint32_t number, struct str label)
 {
-	size_t slot = 0;
-
 	kernels_tidy(a);
-	while (slot < AGENT_KERNELS_MAX && a->kernels[slot])
-		slot++;
-	struct agent_kernel *k = slot < AGENT_KERNELS_MAX ? calloc(1, sizeof(*k)) : NULL;
+	struct agent_kernel *k = calloc(1, sizeof(*k));
 
 	if (!k)
 		return NULL;
 	k->number = number;
-	k->slot = slot;
 	k->sock = k->streams[0].fd = k->streams[1].fd = -1;
 	k->state = AGENT_KERNEL_STARTING;
 	buf_init(&k->label, AGENT_LABEL_MAX);
@@ -122,7 +115,7 @@ static struct agent_kernel *kernel_new(struct agent *a, uint32_t number, struct 
 	buf_init(&k->out, AGENT_CODE_MAX + 4096);
 	buf_init(&k->exec.displays, KERNEL_FRAME_MAX);
 	buf_add_str(&k->label, label);
-	a->kernels[slot] = k;
+	a->kernels[number] = k;
 	return k;
 }
 

@@ -37,7 +37,7 @@ static void watch(struct agent *a, struct agent_kernel *k)
 		struct agent_output *o = &k->streams[i];
 
 		if (o->fd >= 0)
-			agent_watch(a, o->fd, EVENT_STDOUT + i, k->slot,
+			agent_watch(a, o->fd, EVENT_STDOUT + i, k->number,
 				    held || (k->waiting && !o->ahead) ? 0 : EPOLLIN, &o->watched);
 	}
 }
@@ -45,7 +45,7 @@ static void watch(struct agent *a, struct agent_kernel *k)
 static void close_pipe(struct agent *a, struct agent_kernel *k, struct agent_output *o)
 {
 	if (o->fd >= 0)
-		agent_watch(a, o->fd, EVENT_STDOUT, k->slot, 0, &o->watched);
+		agent_watch(a, o->fd, EVENT_STDOUT, k->number, 0, &o->watched);
 	close_fd(&o->fd);
 }
 

@@ -207,7 +207,7 @@ static bool name_ok(struct str s)
 	for (size_t i = 0; i < s.len; i++)
 		if (s.ptr[i] <= ' ' || s.ptr[i] >= 0x7f)
 			return false;
-	return s.len > 0;
+	return true;
 }
 
 static struct agent_terminal *terminal_new(struct agent *a, uint64_t op, struct str label,
@@ -270,8 +270,8 @@ static struct agent_terminal *open_one(struct agent *a, uint64_t op, struct wire
 
 	if (!wire_ok(r) || *io_launcher < 0 || !name_ok(term) || find(a, op)) {
 		err_set(e, ERR_INVALID,
-			"terminal: its type has 1 to %d printable characters, its command at most "
-			"%u bytes",
+			"terminal: its type has at most %d printable characters, its command %u "
+			"bytes",
 			AGENT_TERM_NAME_MAX, AGENT_COMMAND_MAX);
 		return NULL;
 	}
@@ -300,6 +300,7 @@ void terminal_open(struct agent *a, uint64_t op, struct wire_reader *r, int laun
 		conn_send_error(a, op, &e);
 		return;
 	}
+	t->answers = 1;
 	agent_watch(a, t->sock, EVENT_LAUNCHER, t->slot, EPOLLIN, &watched);
 	arm(a, t, AGENT_KERNEL_START_MS);
 }
@@ -340,9 +341,8 @@ void terminal_launched(struct agent *a, struct agent_terminal *t)
 	close_launcher(a, t);
 	t->pid = pid;
 	arm(a, t, 0);
-	send_state(a, t, false);
-	if (t->attached)
-		send_state(a, t, false); /* the answer to ATTACH, which came early */
+	for (; t->answers; t->answers--)
+		send_state(a, t, false);
 	pump(a, t);
 }
 
@@ -378,8 +378,10 @@ static void attach(struct agent *a, struct agent_terminal *t, struct wire_reader
 	t->attached = true;
 	t->credit = credit < AGENT_STREAM_WINDOW ? credit : AGENT_STREAM_WINDOW;
 	t->sent = t->total - kept;
-	if (!t->pid)
+	if (!t->pid) {
+		t->answers++;
 		return;
+	}
 	send_state(a, t, false);
 	pump(a, t);
 }
@@ -393,8 +395,8 @@ static void detach(struct agent *a, struct agent_terminal *t)
 
 static void input(struct agent *a, struct agent_terminal *t, struct str bytes)
 {
-	if (t->master < 0 || !t->attached)
-		return;
+	if (t->master < 0)
+		return; /* hung up */
 	if (!buf_add_str(&t->input, bytes)) {
 		conn_break(a); /* more than the window, or no memory for it */
 		buf_clear(&t->input);
@@ -518,7 +520,14 @@ void terminals_pump(struct agent *a)
 
 void terminals_reset(struct agent *a)
 {
-	for (size_t i = 0; i < AGENT_TERMINALS_MAX; i++)
-		if (a->terminals[i] && a->terminals[i]->attached)
-			detach(a, a->terminals[i]);
+	for (size_t i = 0; i < AGENT_TERMINALS_MAX; i++) {
+		struct agent_terminal *t = a->terminals[i];
+
+		if (!t)
+			continue;
+		/* What was on its way is lost with its daemon; the next one's window is whole. */
+		buf_clear(&t->input);
+		t->answers = 0;
+		detach(a, t);
+	}
 }

@@ -531,65 +531,32 @@ void agent_world_reconnect(struct agent_world *w)
 
 /* ---- what the daemon would see ---- */
 
-static void check_status(struct wire_reader *r)
+static void check_exec_output(struct wire_reader *r)
 {
-	uint32_t count = wire_get_u32(r);
+	struct str bytes;
+	int stream;
 
-	assert(count <= AGENT_KERNELS_MAX);
-	for (uint32_t i = 0; i < count; i++) {
-		wire_get_u32(r);
-		assert(wire_get_u8(r) <= AGENT_KERNEL_BUSY);
-		wire_get_blob(r, AGENT_LABEL_MAX);
-	}
-	count = wire_get_u32(r);
-	assert(count <= AGENT_DONE_MAX + AGENT_KERNELS_MAX);
-	for (uint32_t i = 0; i < count; i++) {
-		wire_get_u64(r);
-		assert(wire_get_u8(r) <= AGENT_EXEC_FINISHED);
-		wire_get_u32(r);
-	}
-	count = wire_get_u32(r);
-	assert(count <= AGENT_TERMINALS_MAX);
-	for (uint32_t i = 0; i < count; i++) {
-		wire_get_u64(r);
-		wire_get_blob(r, AGENT_LABEL_MAX);
-	}
-	assert(wire_ok(r));
+	assert(agent_frame_output(r, &stream, &bytes));
+	current->out += bytes.len;
+	assert(current->out <= current->credit);
 }
 
-static void check_output(const struct agent_frame *f, struct str payload)
+static void check_term_output(struct str bytes)
 {
-	bool exec = f->type == AGENT_EXEC_OUTPUT;
-
-	assert(payload.len > (exec ? 1 : 0) && payload.len <= AGENT_STREAM_CHUNK + 1);
-	if (exec) {
-		assert(payload.ptr[0] == 1 || payload.ptr[0] == 2);
-		current->out += payload.len - 1;
-		assert(current->out <= current->credit);
-	} else {
-		current->term_out += payload.len;
-		assert(current->term_out <= current->term_credit);
-	}
-}
-
-static void check_state(const struct agent_frame *f, struct wire_reader *r)
-{
-	if (f->type == AGENT_KERNEL_STATE) {
-		wire_get_u32(r);
-		assert(f->op == 0 && wire_get_u8(r) <= AGENT_KERNEL_BUSY);
-	} else {
-		assert(wire_get_u8(r) <= 1);
-	}
-	assert(wire_get_u8(r) <= AGENT_DEATH_KILLED);
-	wire_get_u32(r);
-	assert(wire_ok(r));
+	assert(bytes.len > 0 && bytes.len <= AGENT_STREAM_CHUNK);
+	current->term_out += bytes.len;
+	assert(current->term_out <= current->term_credit);
 }
 
 static void check_reply(const struct agent_frame *f, struct str payload)
 {
 	struct wire_reader r = wire_reader(payload.ptr, payload.len);
 	struct agent_file *files = NULL;
+	struct agent_kernel_change change;
+	struct agent_terminal_change terminal;
+	struct agent_status status;
 	struct agent_result result;
+	struct agent_value value;
 	struct agent_file file;
 	struct err e = ERR_INIT;
 	size_t count;
@@ -597,11 +564,13 @@ static void check_reply(const struct agent_frame *f, struct str payload)
 
 	switch (f->type) {
 	case AGENT_STATUS:
-		check_status(&r);
+		assert(agent_frame_status(&r, &status));
 		break;
 	case AGENT_KERNEL_STATE:
+		assert(agent_frame_kernel_state(&r, &change) && f->op == 0);
+		break;
 	case AGENT_TERM_STATE:
-		check_state(f, &r);
+		assert(agent_frame_terminal_state(&r, &terminal));
 		break;
 	case AGENT_EXEC_DONE:
 		assert(agent_frame_result(&r, &result));
@@ -609,13 +578,13 @@ static void check_reply(const struct agent_frame *f, struct str payload)
 		       (result.out.len <= current->out_max && result.err.len <= current->out_max));
 		break;
 	case AGENT_EXEC_OUTPUT:
+		check_exec_output(&r);
+		break;
 	case AGENT_TERM_OUTPUT:
-		check_output(f, payload);
+		check_term_output(payload);
 		break;
 	case AGENT_EXEC_DISPLAY:
-		assert(wire_get_u8(&r) <= KERNEL_VALUE_IMAGE);
-		wire_get_blob(&r, KERNEL_FRAME_MAX);
-		assert(wire_ok(&r));
+		assert(agent_frame_display(&r, &value));
 		break;
 	case AGENT_FILE_INFO:
 		assert(agent_frame_file(&r, &file) && wire_ok(&r));
