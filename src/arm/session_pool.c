@@ -14,6 +14,7 @@
  */
 #include "arm/arm.h"
 #include "arm/internal.h"
+#include "arm/mcp_keys.h"
 
 #include "base/own.h"
 
@@ -377,11 +378,6 @@ static int check_builtin(const json_t *props, const json_t *old_props, struct er
 		return err_set(e, ERR_POOL_CONFIG,
 			       "Unexpected value: 'customContainerTemplate'. 'Must be null for a "
 			       "pool of a built-in type.' Leave it out.");
-	if (json_is_true(
-		    json_find(json_object_get(props, "mcpServerSettings"), "isMcpServerEnabled")))
-		return err_set(e, ERR_POOL_CONFIG,
-			       "Unexpected value: 'mcpServerSettings.isMcpServerEnabled'. 'Must be "
-			       "false: there is no MCP server here.'");
 	return 0;
 }
 
@@ -600,6 +596,19 @@ static void render_flat(json_t *props)
 				      json_object_get(life, "cooldownPeriodInSeconds")));
 }
 
+/* Once it was asked for; with the address, which nobody writes. */
+static void render_mcp(json_t *props, const char *endpoint)
+{
+	json_t *mcp = json_object_get(props, "mcpServerSettings");
+
+	if (!mcp || !endpoint)
+		return;
+	if (json_is_true(json_object_get(mcp, "isMcpServerEnabled")))
+		json_object_set_new(mcp, "mcpServerEndpoint", json_sprintf("%s/mcp", endpoint));
+	if (!json_object_get(mcp, "isMcpServerApiKeyDisabled"))
+		json_object_set_new(mcp, "isMcpServerApiKeyDisabled", json_false());
+}
+
 static json_t *render(struct arm *arm, const json_t *doc, const char *api_version,
 		      const char *base_url)
 {
@@ -630,11 +639,73 @@ static json_t *render(struct arm *arm, const json_t *doc, const char *api_versio
 		json_object_set_new(props, "managedIdentitySettings", json_array());
 	json_object_set_new(props, "provisioningState", json_string("Succeeded"));
 	render_unenforced(props, arm_config(arm)->unenforced);
-	json_object_set_new(props, "poolManagementEndpoint",
-			    json_sprintf("%s%.*s/%s", base_url, (int)(provider - id), id,
-					 provider + strlen("/providers/Microsoft.App/")));
+	json_t *endpoint = json_sprintf("%s%.*s/%s", base_url, (int)(provider - id), id,
+					provider + strlen("/providers/Microsoft.App/"));
+
+	render_mcp(props, json_string_value(endpoint));
+	json_object_set_new(props, "poolManagementEndpoint", endpoint);
 	return out;
 }
+
+/* --- the key of its MCP server --- */
+
+static int check_mcp(const json_t *doc, struct err *e)
+{
+	const json_t *mcp =
+		json_object_get(json_object_get(doc, "properties"), "mcpServerSettings");
+	const char *name = json_string_value(json_object_get(doc, "name"));
+
+	if (!json_is_true(json_object_get(mcp, "isMcpServerEnabled")))
+		return err_set(e, ERR_NO_MCP,
+			       "Session pool '%s' does not have MCP Server enabled. Set "
+			       "properties.mcpServerSettings.isMcpServerEnabled to true.",
+			       name);
+	if (json_is_true(json_object_get(mcp, "isMcpServerApiKeyDisabled")))
+		return err_set(e, ERR_NO_MCP,
+			       "Session pool '%s' has the API key of its MCP server disabled "
+			       "(isMcpServerApiKeyDisabled). Use bearer tokens.",
+			       name);
+	return 0;
+}
+
+static int reply_key(const char *key, json_t **ret, struct err *e)
+{
+	*ret = json_pack("{s:s}", "apiKey", key);
+	return *ret ? 0 : err_set(e, ERR_NOMEM, "arm: out of memory");
+}
+
+static int fetch_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		     struct err *e)
+{
+	char text[MCP_KEY_SIZE];
+
+	if (check_mcp(doc, e) < 0 || mcp_keys_fetch(arm_config(arm)->store, key, text, e) < 0)
+		return -1;
+	return reply_key(text, ret, e);
+}
+
+static int rotate_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		      struct err *e)
+{
+	char text[MCP_KEY_SIZE];
+
+	if (check_mcp(doc, e) < 0 ||
+	    mcp_keys_rotate(arm_config(arm)->store, key, clock_wall_us(), text, e) < 0)
+		return -1;
+	return reply_key(text, ret, e);
+}
+
+static void removing(struct arm *arm, const char *key)
+{
+	mcp_keys_forget(arm_config(arm)->store, key);
+}
+
+static const struct arm_action actions[] = {
+	{ "fetchMcpServerCredentials", "The API key of the pool's MCP server", fetch_key },
+	{ "rotateMcpServerCredentials", "A new API key; the old one is good for five minutes more",
+	  rotate_key },
+	{ 0 },
+};
 
 const struct arm_type arm_session_pool = {
 	.name = "Microsoft.App/sessionPools",
@@ -644,6 +715,8 @@ const struct arm_type arm_session_pool = {
 	.validate = validate,
 	.render = render,
 	.patchable = patchable,
+	.actions = actions,
+	.removing = removing,
 	.needs_group = true,
 };
 
@@ -710,6 +783,10 @@ static int load_from_json(const struct store_doc *doc, const json_t *json,
 	spec->ready_min = json_is_integer(ready) ? (int)json_integer_value(ready) : -1;
 	spec->cooldown_s =
 		(int)json_integer_value(json_object_get(life, "cooldownPeriodInSeconds"));
+	const json_t *mcp = json_object_get(props, "mcpServerSettings");
+
+	spec->mcp = json_is_true(json_object_get(mcp, "isMcpServerEnabled"));
+	spec->mcp_key_off = json_is_true(json_object_get(mcp, "isMcpServerApiKeyDisabled"));
 	spec->egress = network && strcmp(network, "EgressEnabled") == 0;
 	return session_limits_read(json_object_get(props, "sessionLimits"), spec, e);
 }

@@ -218,7 +218,8 @@ void options_help(FILE *out)
 			fprintf(out, " (default %s)", rows[i].fallback);
 		fputc('\n', out);
 	}
-	fputs("\nWhen ready it prints one line of JSON: endpoint, armEndpoint, and with --dev token and armToken.\n"
+	fputs("\nWhen ready it prints one line of JSON: endpoint, armEndpoint, and with --dev token, armToken,\n"
+	      "and on a loopback address identityEndpoint and identityHeader (for IDENTITY_ENDPOINT and IDENTITY_HEADER).\n"
 	      "SIGTERM ends it; sessions end with it unless --keep-sessions is given.\n",
 	      out);
 }

@@ -118,6 +118,30 @@ static bool get_value(struct wire_reader *r, struct agent_value *ret)
 	return !r->bad && kind <= KERNEL_VALUE_IMAGE;
 }
 
+bool agent_frame_terminal_state(struct wire_reader *r, struct agent_terminal_change *ret)
+{
+	uint8_t state = wire_get_u8(r);
+	uint8_t death = wire_get_u8(r);
+
+	ret->ended = state == 1;
+	ret->death = (enum agent_death)death;
+	ret->code = wire_get_u32(r);
+	return wire_ok(r) && state <= 1 && death <= AGENT_DEATH_KILLED;
+}
+
+bool agent_frame_output(struct wire_reader *r, int *ret_stream, struct str *ret_bytes)
+{
+	*ret_stream = wire_get_u8(r);
+	*ret_bytes = wire_get_rest(r);
+	return wire_ok(r) && (*ret_stream == 1 || *ret_stream == 2) && ret_bytes->len > 0 &&
+	       ret_bytes->len <= AGENT_STREAM_CHUNK;
+}
+
+bool agent_frame_display(struct wire_reader *r, struct agent_value *ret)
+{
+	return get_value(r, ret) && wire_ok(r);
+}
+
 bool agent_frame_result(struct wire_reader *r, struct agent_result *ret)
 {
 	uint8_t status = wire_get_u8(r);

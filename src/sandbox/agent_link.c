@@ -2,51 +2,15 @@
 #include "sandbox/agent_link.h"
 
 #include "base/fdio.h"
-#include "base/list.h"
 #include "base/own.h"
 #include "base/wire.h"
-#include "loop/loop.h"
 #include "sandbox/agent_frames.h"
+#include "sandbox/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-/* One for each kernel and terminal there can be, and as many that are replaced meanwhile. */
-#define ATTACHMENTS_MAX (2 * (AGENT_KERNELS_MAX + AGENT_TERMINALS_MAX))
-
-struct agent_file_op {
-	struct list node;
-	uint64_t op;
-	enum agent_msg kind;
-	const struct agent_file_events *ev;
-	void *arg;
-	struct agent_link *link;
-	uint32_t window; /* write: bytes we may send */
-	bool starved;
-};
-
-struct agent_link {
-	int fd;
-	struct loop_watch *watch;
-	struct buf in;
-	struct buf out;
-	bool writing;
-	bool broken;
-	bool busy; /* inside a callback loop: freeing is postponed */
-	bool freed;
-	const struct agent_link_events *events;
-	void *arg;
-	struct list files;
-	uint64_t next_op;
-	/* Descriptors that wait for their frames to reach the front of `out`, in order. */
-	struct attachment {
-		int fd;
-		size_t at; /* bytes of `out` before that frame */
-	} attachments[ATTACHMENTS_MAX];
-	size_t attachment_count;
-};
 
 static void set_events(struct agent_link *l)
 {
@@ -112,8 +76,8 @@ static void link_flush(struct agent_link *l)
 		buf_done(&l->out);
 }
 
-static int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, struct str head,
-		     struct str tail)
+int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, struct str head,
+	      struct str tail)
 {
 	if (l->broken)
 		return -1;
@@ -133,135 +97,57 @@ static int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, str
 	return 0;
 }
 
-static struct agent_file_op *file_find(struct agent_link *l, uint64_t op)
+int link_send_u32(struct agent_link *l, enum agent_msg type, uint64_t op, uint32_t value)
 {
-	list_each(&l->files, struct agent_file_op, node, f)
-		if (f->op == op)
-			return f;
-	return NULL;
+	char bytes[4];
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (char)(value >> 8 * i);
+	return link_send(l, type, op, (struct str){ bytes, sizeof(bytes) }, (struct str){ 0 });
 }
 
-static void file_free(struct agent_file_op *f)
+void link_send_fd(struct agent_link *l, enum agent_msg type, uint64_t op, struct str payload,
+		  int fd)
 {
-	list_remove(&f->node);
-	free(f);
-}
-
-static void file_fail(struct agent_file_op *f, const struct err *e)
-{
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	file_free(f);
-	ev->failed(arg, e);
-}
-
-static bool take_info(struct agent_link *l, uint64_t op, struct wire_reader *r)
-{
-	struct agent_file_op *f = file_find(l, op);
-	struct agent_file info;
-
-	if (!agent_frame_file(r, &info) || !wire_ok(r))
-		return false;
-	if (!f)
-		return true; /* canceled meanwhile */
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	if (f->kind != AGENT_FILE_READ && f->kind != AGENT_FILE_STAT && f->kind != AGENT_FILE_WRITE)
-		return false;
-	if (f->kind != AGENT_FILE_READ)
-		file_free(f);
-	ev->info(arg, &info);
-	return true;
-}
-
-static bool take_entries(struct agent_link *l, uint64_t op, struct wire_reader *r)
-{
-	struct agent_file_op *f = file_find(l, op);
-	struct agent_file *files = NULL;
-	size_t count = 0;
-	bool more = false;
-
-	if (!agent_frame_entries(r, &files, &count, &more))
-		return false;
-	bool ok = !f || f->kind == AGENT_FILE_LIST;
-
-	if (f && ok) {
-		const struct agent_file_events *ev = f->ev;
-		void *arg = f->arg;
-
-		file_free(f);
-		ev->entries(arg, files, count, more);
+	if (l->broken || l->attachment_count == ATTACHMENTS_MAX) {
+		close(fd);
+		if (!l->broken)
+			link_break(l);
+		return;
 	}
-	free(files);
-	return ok;
-}
-
-static bool take_data(struct agent_link *l, uint64_t op, struct str data)
-{
-	struct agent_file_op *f = file_find(l, op);
-
-	if (!f)
-		return true;
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	if (f->kind != AGENT_FILE_READ || data.len > AGENT_FILE_CHUNK)
-		return false;
-	if (data.len) {
-		ev->data(arg, data);
-	} else {
-		file_free(f);
-		ev->done(arg);
-	}
-	return true;
-}
-
-static bool take_credit(struct agent_link *l, uint64_t op, struct wire_reader *r)
-{
-	struct agent_file_op *f = file_find(l, op);
-	uint32_t bytes = wire_get_u32(r);
-
-	if (!wire_ok(r))
-		return false;
-	if (!f || f->kind != AGENT_FILE_WRITE)
-		return true;
-	if (bytes > AGENT_FILE_WINDOW - f->window)
-		return false;
-	f->window += bytes;
-	if (f->starved && f->window >= AGENT_FILE_CHUNK) {
-		f->starved = false;
-		f->ev->drained(f->arg);
-	}
-	return true;
-}
-
-static bool take_done(struct agent_link *l, uint64_t op)
-{
-	struct agent_file_op *f = file_find(l, op);
-
-	if (!f)
-		return true;
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	if (f->kind != AGENT_FILE_DELETE)
-		return false;
-	file_free(f);
-	ev->done(arg);
-	return true;
+	l->attachments[l->attachment_count++] = (struct attachment){ fd, l->out.len };
+	link_send(l, type, op, payload, (struct str){ 0 });
 }
 
 static bool take_error(struct agent_link *l, uint64_t op, struct wire_reader *r)
 {
-	struct agent_file_op *f = file_find(l, op);
 	struct err e = ERR_INIT;
 
 	if (!agent_frame_error(r, &e))
 		return false;
-	if (f)
-		file_fail(f, &e);
+	if (!files_take_error(l, op, &e))
+		terminals_take_error(l, op, &e);
+	return true;
+}
+
+static bool take_exec_output(struct agent_link *l, uint64_t op, struct wire_reader *r)
+{
+	int stream;
+	struct str bytes;
+
+	if (!agent_frame_output(r, &stream, &bytes))
+		return false;
+	l->events->exec_output(l->arg, op, stream, bytes);
+	return true;
+}
+
+static bool take_exec_display(struct agent_link *l, uint64_t op, struct wire_reader *r)
+{
+	struct agent_value value;
+
+	if (!agent_frame_display(r, &value))
+		return false;
+	l->events->exec_display(l->arg, op, &value);
 	return true;
 }
 
@@ -306,16 +192,20 @@ static bool take_frame(struct agent_link *l, uint8_t type, uint64_t op, struct s
 		return take_kernel_state(l, &r);
 	case AGENT_EXEC_DONE:
 		return take_exec_done(l, op, &r);
+	case AGENT_EXEC_OUTPUT:
+		return take_exec_output(l, op, &r);
+	case AGENT_EXEC_DISPLAY:
+		return take_exec_display(l, op, &r);
 	case AGENT_FILE_INFO:
-		return take_info(l, op, &r);
 	case AGENT_FILE_ENTRIES:
-		return take_entries(l, op, &r);
 	case AGENT_FILE_DATA:
-		return take_data(l, op, payload);
 	case AGENT_FILE_CREDIT:
-		return take_credit(l, op, &r);
 	case AGENT_DONE:
-		return take_done(l, op);
+		return files_take(l, (enum agent_msg)type, op, payload);
+	case AGENT_TERM_OUTPUT:
+	case AGENT_TERM_STATE:
+	case AGENT_TERM_CREDIT:
+		return terminals_take(l, (enum agent_msg)type, op, payload);
 	case AGENT_ERROR:
 		return take_error(l, op, &r);
 	default:
@@ -346,8 +236,6 @@ static bool take_frames(struct agent_link *l)
 
 static void link_destroy(struct agent_link *l)
 {
-	while (!list_empty(&l->files))
-		file_free(list_first(&l->files, struct agent_file_op, node));
 	loop_watch_free(l->watch);
 	close_fd(&l->fd);
 	while (l->attachment_count)
@@ -364,8 +252,8 @@ static void link_closed(struct agent_link *l, const char *why)
 	l->broken = true;
 	loop_watch_set(l->watch, 0);
 	err_set(&e, ERR_UNAVAILABLE, "the session ended (%s)", why);
-	while (!l->freed && !list_empty(&l->files))
-		file_fail(list_first(&l->files, struct agent_file_op, node), &e);
+	files_fail(l, &e, false);
+	terminals_fail(l, &e, false);
 	if (!l->freed)
 		l->events->closed(l->arg, &e);
 }
@@ -416,6 +304,7 @@ struct agent_link *agent_link_new(int fd, const struct agent_link_events *events
 	l->arg = arg;
 	l->next_op = 1;
 	list_init(&l->files);
+	list_init(&l->terminals);
 	buf_init(&l->in, AGENT_FRAME_MAX + AGENT_HEADER_SIZE + 65536);
 	buf_init(&l->out, 64u << 20);
 	l->watch = loop_watch_new(fd, link_event, l);
@@ -438,8 +327,8 @@ void agent_link_free(struct agent_link *l)
 		return;
 	l->freed = l->broken = true;
 	err_set(&e, ERR_CONFLICT, "the session was deleted meanwhile");
-	while (!list_empty(&l->files))
-		file_fail(list_first(&l->files, struct agent_file_op, node), &e);
+	files_fail(l, &e, true);
+	terminals_fail(l, &e, true);
 	if (!l->busy)
 		link_destroy(l);
 }
@@ -478,18 +367,14 @@ void agent_link_cancel(struct agent_link *l, uint64_t op)
 	link_send(l, AGENT_EXEC_CANCEL, op, STR("\1"), (struct str){ 0 });
 }
 
-/* Queues a frame that a descriptor goes with; takes fd. */
-static void send_with_fd(struct agent_link *l, enum agent_msg type, uint64_t op, struct str payload,
-			 int fd)
+void agent_link_exec_credit(struct agent_link *l, uint64_t op, uint32_t bytes)
 {
-	if (l->broken || l->attachment_count == ATTACHMENTS_MAX) {
-		close(fd);
-		if (!l->broken)
-			link_break(l);
-		return;
-	}
-	l->attachments[l->attachment_count++] = (struct attachment){ fd, l->out.len };
-	link_send(l, type, op, payload, (struct str){ 0 });
+	link_send_u32(l, AGENT_EXEC_CREDIT, op, bytes);
+}
+
+void agent_link_kernel_end(struct agent_link *l, uint32_t kernel)
+{
+	link_send_u32(l, AGENT_KERNEL_END, 0, kernel);
 }
 
 void agent_link_attach(struct agent_link *l, uint32_t kernel, struct str label, int fd)
@@ -499,138 +384,6 @@ void agent_link_attach(struct agent_link *l, uint32_t kernel, struct str label, 
 	buf_init(&b, 256);
 	wire_put_u32(&b, kernel);
 	wire_put_blob(&b, label);
-	send_with_fd(l, AGENT_KERNEL_ATTACH, 0, buf_str(&b), fd);
+	link_send_fd(l, AGENT_KERNEL_ATTACH, 0, buf_str(&b), fd);
 	buf_done(&b);
-}
-
-static struct agent_file_op *file_new(struct agent_link *l, enum agent_msg kind,
-				      const struct agent_file_events *ev, void *arg)
-{
-	struct agent_file_op *f = calloc(1, sizeof(*f));
-
-	if (!f)
-		return NULL;
-	f->op = l->next_op++;
-	f->kind = kind;
-	f->ev = ev;
-	f->arg = arg;
-	f->link = l;
-	f->window = AGENT_FILE_WINDOW;
-	list_add_tail(&l->files, &f->node);
-	return f;
-}
-
-struct agent_file_op *agent_file_guard(struct agent_link *l, const struct agent_file_events *ev,
-				       void *arg)
-{
-	return file_new(l, AGENT_HELLO, ev, arg);
-}
-
-static struct agent_file_op *file_start(struct agent_link *l, enum agent_msg kind, struct buf *head,
-					struct str path, const struct agent_file_events *ev,
-					void *arg)
-{
-	struct agent_file_op *f = file_new(l, kind, ev, arg);
-
-	if (f) {
-		wire_put_u32(head, (uint32_t)path.len);
-		/* A broken link fails the operation when its end arrives. */
-		link_send(l, kind, f->op, buf_str(head), path);
-	}
-	buf_done(head);
-	return f;
-}
-
-struct agent_file_op *agent_file_list(struct agent_link *l, struct str path, bool recursive,
-				      uint32_t max, const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	wire_put_u8(&b, recursive);
-	wire_put_u32(&b, max);
-	return file_start(l, AGENT_FILE_LIST, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_stat(struct agent_link *l, struct str path,
-				      const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_STAT, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_read(struct agent_link *l, struct str path,
-				      const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_READ, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_write(struct agent_link *l, struct str path, uint64_t size_max,
-				       const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	wire_put_u64(&b, size_max);
-	return file_start(l, AGENT_FILE_WRITE, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_delete(struct agent_link *l, struct str path,
-					const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_DELETE, &b, path, ev, arg);
-}
-
-void agent_file_credit(struct agent_file_op *op, size_t bytes)
-{
-	struct buf b;
-
-	buf_init(&b, 8);
-	wire_put_u32(&b, (uint32_t)bytes);
-	link_send(op->link, AGENT_FILE_CREDIT, op->op, buf_str(&b), (struct str){ 0 });
-	buf_done(&b);
-}
-
-size_t agent_file_put(struct agent_file_op *op, const char *data, size_t len)
-{
-	size_t sent = 0;
-
-	while (sent < len && op->window) {
-		size_t n = len - sent;
-
-		if (n > op->window)
-			n = op->window;
-		if (n > AGENT_FILE_CHUNK)
-			n = AGENT_FILE_CHUNK;
-		if (link_send(op->link, AGENT_FILE_DATA, op->op, (struct str){ data + sent, n },
-			      (struct str){ 0 }) < 0)
-			break;
-		op->window -= (uint32_t)n;
-		sent += n;
-	}
-	if (sent < len)
-		op->starved = true;
-	return sent;
-}
-
-void agent_file_end(struct agent_file_op *op)
-{
-	link_send(op->link, AGENT_FILE_END, op->op, (struct str){ 0 }, (struct str){ 0 });
-}
-
-void agent_file_cancel(struct agent_file_op *op)
-{
-	if (!op)
-		return;
-	if (op->kind != AGENT_HELLO) /* a guard: the agent knows nothing of it */
-		link_send(op->link, AGENT_FILE_ABORT, op->op, (struct str){ 0 }, (struct str){ 0 });
-	file_free(op);
 }

@@ -404,7 +404,6 @@ static void test_refusals(void **state)
 									    "EgressDisabled" },
 		{ "\"environmentId\":\"/x\"", "'environmentId'" },
 		{ "\"customContainerTemplate\":{}", "'customContainerTemplate'" },
-		{ "\"mcpServerSettings\":{\"isMCPServerEnabled\":true}", "isMcpServerEnabled" },
 		{ "\"managedIdentitySettings\":[{\"identity\":\"system\",\"lifecycle\":\"Main\"}]",
 		  "SessionPoolManagedIdentityCreationError" },
 		{ "\"dynamicPoolConfiguration\":{\"lifecycleConfiguration\":{\"lifecycleType\":"
