@@ -120,7 +120,7 @@ static void early_done(struct http_request *rq)
 	loop_timer_free(early->timer);
 	early->watch = NULL;
 	early->timer = NULL;
-	shutdown(request_fd(rq), SHUT_WR);
+	peer_end_of_file(rq->peer);
 	request_wake(rq); /* also lets MHD read on, to drop it */
 }
 
@@ -138,8 +138,8 @@ static bool early_write(struct http_request *rq)
 	struct early *early = rq->early;
 
 	while (early->sent < early->out.len) {
-		ssize_t n = send(request_fd(rq), early->out.ptr + early->sent,
-				 early->out.len - early->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = peer_send(rq->peer, early->out.ptr + early->sent,
+				      early->out.len - early->sent);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -190,7 +190,7 @@ static void stream_copy(const struct stream *st, char *out, size_t n)
 static void early_start(struct http_request *rq)
 {
 	size_t len = rq->stream ? rq->stream->len : rq->data_len;
-	struct early *early = calloc(1, sizeof(*early));
+	struct early *early = rq->peer ? calloc(1, sizeof(*early)) : NULL;
 
 	rq->discard = true;
 	request_drop_body(rq);
@@ -517,9 +517,13 @@ void http_stream_abort(struct http_request *rq)
 	if (!st || rq->ended || st->aborted)
 		return;
 	st->aborted = true;
-	/* A body that ends with the connection would look whole: make the end a reset. */
-	if (st->length < 0 && rq->http10)
+	/* A body that ends with the connection would look whole: make the end a reset, and over TLS
+	 * one without its goodbye. */
+	if (st->length < 0 && rq->http10) {
 		setsockopt(request_fd(rq), SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		if (rq->listener->tls)
+			shutdown(request_fd(rq), SHUT_RDWR);
+	}
 	if (rq->queued)
 		request_wake(rq);
 	else
