@@ -354,16 +354,17 @@ static int start_mhd(struct listener *l, struct err *e)
 {
 	const struct http_config *config = &l->server->config;
 	struct MHD_OptionItem tls[] = {
-		{ MHD_OPTION_HTTPS_CERT_CALLBACK, (intptr_t)no_certificate, NULL },
+		{ MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)no_certificate },
 		{ MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)TLS_PRIORITIES },
 		{ MHD_OPTION_END, 0, NULL },
 	};
 	struct MHD_OptionItem *more = l->tls ? tls : tls + 2;
 
-	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. */
+	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. TLS
+	 * says goodbye before close(). */
 	l->mhd = MHD_start_daemon(
-		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_TURBO |
-			MHD_USE_NO_LISTEN_SOCKET | (l->tls ? MHD_USE_TLS : 0),
+		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
+			MHD_USE_NO_LISTEN_SOCKET | (l->tls ? MHD_USE_TLS : MHD_USE_TURBO),
 		0, NULL, NULL, on_access, l, MHD_OPTION_CONNECTION_LIMIT,
 		(unsigned int)config->connections_max + 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		config->connection_memory, MHD_OPTION_CONNECTION_TIMEOUT, config->idle_timeout_s,
