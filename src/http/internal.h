@@ -81,6 +81,7 @@ struct http_server {
 	struct list run_node; /* in the list of servers to pump later in this turn */
 	bool in_run;
 	bool rerun; /* a connection was resumed inside the pump */
+	size_t upgrades_ending;
 	bool stopping;
 	unsigned char random[256];
 	size_t random_left;
@@ -97,6 +98,8 @@ struct peer {
 	uint64_t requests;
 	bool known; /* has had an authorized request */
 	bool cut;
+	bool gone;           /* an upgraded one, at the last look */
+	int64_t upgraded_ms; /* its upgrade ended; what is left of it is being sent; 0: not */
 	struct gnutls_session_int *tls; /* MHD's session; NULL: plain */
 	struct tls_pair *pair;
 	bool shook_hands;
@@ -212,6 +215,7 @@ struct http_request {
 	bool parked;
 	bool suspended;
 	bool killed;
+	bool upgrade_ends;
 	bool ended;
 };
 
@@ -229,6 +233,8 @@ void request_suspend(struct http_request *rq);
 /** request_kill: cuts the connection. */
 void request_kill(struct http_request *rq);
 int request_fd(const struct http_request *rq);
+/** server_upgrade_ends: MHD has been told to close an upgraded connection. */
+void server_upgrade_ends(struct http_request *rq);
 
 /* buffers.c */
 /** buffers_set: rq holds a buffer of this size now; false, and nothing has changed, if it is larger
@@ -300,5 +306,18 @@ enum MHD_Result reply_queue(struct http_request *rq);
 void reply_settle(struct http_request *rq);
 /** request_too_slow: 408 and the end of the connection. */
 void request_too_slow(struct http_request *rq);
+/** reply_upgrade: 101 for rq->websocket. */
+void reply_upgrade(struct http_request *rq);
 void early_free(struct early *early);
 void stream_free(struct stream *stream);
+
+/* websocket.c */
+struct websocket;
+/** websocket_begin: the 101 has left; early: what of the stream came with the head. */
+void websocket_begin(struct websocket *ws, int fd, struct str early,
+		     struct MHD_UpgradeResponseHandle *upgrade);
+/** websocket_left: the client has closed the connection; all_read: nothing of what it has sent is
+ * on its way. */
+void websocket_left(struct websocket *ws, bool all_read);
+/** websocket_going_away: tells the peer, if that goes at once. */
+void websocket_going_away(struct websocket *ws);

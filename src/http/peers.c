@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /*
@@ -167,6 +168,28 @@ static void check_body(struct http_server *s, struct peer *p, int64_t now)
 		request_too_slow(rq);
 }
 
+/*
+ * An upgraded connection is its WebSocket's, but over TLS MHD keeps the end of file to itself, and a
+ * paused one reads nothing. What is left to be sent at its end may stay there for a while only.
+ */
+static void check_upgraded(struct peer *p, int64_t now)
+{
+	struct pollfd fd = { .fd = p->fd, .events = POLLRDHUP };
+	int unread = 0;
+
+	if (p->upgraded_ms) {
+		if (now - p->upgraded_ms > EARLY_LINGER_MS)
+			shutdown(p->fd, SHUT_RDWR);
+		return;
+	}
+	if (poll(&fd, 1, 0) <= 0)
+		return;
+	/* What MHD has read it has handed on by the second look. */
+	ioctl(p->fd, FIONREAD, &unread);
+	websocket_left(p->rq->websocket, p->gone && !unread);
+	p->gone = true;
+}
+
 static void on_peer_timer(void *arg)
 {
 	struct http_server *s = arg;
@@ -176,6 +199,8 @@ static void on_peer_timer(void *arg)
 
 	s->peer_timer_armed = false;
 	list_each(&s->peers, struct peer, node, p) {
+		if (p->rq && p->rq->websocket && p->rq->queued)
+			check_upgraded(p, now);
 		if (p->cut)
 			continue;
 		if (p->tls && !p->shook_hands)

@@ -314,6 +314,12 @@ void http_reply_empty(struct http_request *rq, int status)
 		reply_ready(rq);
 }
 
+void reply_upgrade(struct http_request *rq)
+{
+	if (reply_begin(rq, 101, NULL))
+		reply_ready(rq);
+}
+
 static void add_json_text(struct buf *b, struct str s)
 {
 	bool valid = utf8_valid(s);
@@ -568,11 +574,23 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
 
 /* ---- handing answers to MHD ---- */
 
+static void on_upgraded(void *cls, struct MHD_Connection *conn, void *context, const char *early,
+			size_t early_len, MHD_socket fd, struct MHD_UpgradeResponseHandle *upgrade)
+{
+	struct http_request *rq = cls;
+
+	(void)conn;
+	(void)context;
+	websocket_begin(rq->websocket, fd, (struct str){ early, early_len }, upgrade);
+}
+
 static struct MHD_Response *make_response(struct http_request *rq)
 {
 	const struct stream *st = rq->stream;
 	bool no_body = request_no_body(rq);
 
+	if (rq->websocket)
+		return MHD_create_response_for_upgrade(on_upgraded, rq);
 	if (!st || (st->length < 0 && no_body && rq->status != 200))
 		return MHD_create_response_from_buffer(rq->data_len, (void *)rq->data,
 						       MHD_RESPMEM_PERSISTENT);
@@ -609,7 +627,7 @@ enum MHD_Result reply_queue(struct http_request *rq)
 		MHD_add_response_header(r, "Content-Type", rq->content_type);
 	for (struct header_out *h = rq->headers; h; h = h->next)
 		MHD_add_response_header(r, h->name, h->value);
-	if (peer_last_request(rq))
+	if (peer_last_request(rq) && !rq->websocket)
 		MHD_add_response_header(r, "Connection", "close");
 	rq->queued = true;
 	enum MHD_Result result = MHD_queue_response(rq->conn, (unsigned int)rq->status, r);

@@ -75,6 +75,15 @@ void request_kill(struct http_request *rq)
 	request_wake(rq);
 }
 
+void server_upgrade_ends(struct http_request *rq)
+{
+	rq->upgrade_ends = true;
+	rq->server->upgrades_ending++;
+	if (rq->peer)
+		rq->peer->upgraded_ms = clock_mono_ms();
+	request_wake(rq);
+}
+
 static void arm_timer(struct http_server *s, int64_t delay_ms)
 {
 	int64_t due = clock_mono_ms() + delay_ms;
@@ -114,7 +123,9 @@ void server_pump(struct http_server *s)
 	for (int i = 0; !wait_ms && i < PUMP_ROUNDS; i++) {
 		s->rerun = false;
 		wait_ms = run_daemons(s);
-		if (s->rerun)
+		/* MHD ends an upgraded connection in the run after that which sent the last of it,
+		 * and does not say that it wants one. */
+		if (s->rerun || (!i && s->upgrades_ending))
 			wait_ms = 0;
 	}
 	s->in_run = false;
@@ -296,6 +307,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **context,
 
 	rq->ended = true;
 	list_remove(&rq->node);
+	s->upgrades_ending -= rq->upgrade_ends;
 	peer_ends(rq);
 	if (!rq->status && !rq->framed) {
 		/* Refused by MHD itself. */
@@ -472,6 +484,10 @@ void http_server_free(struct http_server *s)
 	if (!s)
 		return;
 	assert(!s->in_run); /* never from a handler or a deferred function */
+	list_each(&s->requests, struct http_request, node, rq)
+		if (rq->websocket)
+			websocket_going_away(rq->websocket);
+	server_pump(s);
 	s->stopping = true;
 	list_remove(&s->run_node);
 	loop_timer_free(s->timer);
