@@ -535,6 +535,62 @@ void fake_store_adopted(void)
 	add_box(ADOPTED_SID);
 }
 
+void executed(void *arg, struct execution *x, const struct err *e)
+{
+	struct outcome *o = arg;
+
+	o->x = NULL;
+	o->calls++;
+	if (e) {
+		o->code = e->code;
+		snprintf(o->text, sizeof(o->text), "%s", e->msg);
+		return;
+	}
+	assert_int_equal(x->state, EXECUTION_FINISHED);
+	o->status = x->result.status;
+	snprintf(o->text, sizeof(o->text), "%s", x->result.err.ptr);
+}
+
+struct execution_params fake_execution(void)
+{
+	return (struct execution_params){
+		.code = STR("1"),
+		.execution_type = "Synchronous",
+		.output_max = 4096,
+	};
+}
+
+void run_params(struct session *s, struct outcome *o, const struct execution_params *p)
+{
+	struct err e = ERR_INIT;
+
+	*o = (struct outcome){ 0 };
+	o->x = session_execute(s, p, p->async ? NULL : executed, o, &e);
+	if (!o->x)
+		fail_msg("%s", e.msg);
+}
+
+void assert_started(size_t count)
+{
+	settle();
+	assert_int_equal(heard_count(AGENT_EXEC), count);
+}
+
+void assert_outcome(const struct outcome *o, enum agent_exec_status status, const char *text)
+{
+	assert_int_equal(o->calls, 1);
+	assert_int_equal(o->code, ERR_NONE);
+	assert_int_equal(o->status, status);
+	if (!strstr(o->text, text))
+		fail_msg("no '%s' in: %s", text, o->text);
+}
+
+void assert_failed(const struct outcome *o, enum err_code code)
+{
+	assert_int_equal(o->calls, 1);
+	assert_int_equal(o->code, code);
+}
+
 int fake_setup(void)
 {
 	struct err e = ERR_INIT;

@@ -138,3 +138,23 @@ size_t heard_count(enum agent_msg type);
 /** heard_nth: the n-th of a type, from 0; the test fails if there is none. */
 const struct fake_heard *heard_nth(enum agent_msg type, size_t n);
 const struct fake_heard *heard_last(enum agent_msg type);
+
+/* Executions, and what became of them. */
+struct outcome {
+	struct execution *x; /* until it is done */
+	int calls;
+	enum err_code code;
+	enum agent_exec_status status;
+	char text[512]; /* of stderr, or of the error */
+};
+
+/** fake_execution: of "1", by nobody in particular. */
+struct execution_params fake_execution(void);
+/** run_params: must be accepted. */
+void run_params(struct session *s, struct outcome *o, const struct execution_params *p);
+/** executed: the `done` of an outcome. */
+void executed(void *arg, struct execution *x, const struct err *e);
+/** assert_started: the agent has heard of that many. */
+void assert_started(size_t count);
+void assert_outcome(const struct outcome *o, enum agent_exec_status status, const char *text);
+void assert_failed(const struct outcome *o, enum err_code code);

@@ -39,66 +39,12 @@ static uint64_t exec_op(void)
 
 /* --- executions --- */
 
-struct outcome {
-	struct execution *x; /* until it is done */
-	int calls;
-	enum err_code code;
-	enum agent_exec_status status;
-	char text[512]; /* of stderr, or of the error */
-};
-
-static void executed(void *arg, struct execution *x, const struct err *e)
-{
-	struct outcome *o = arg;
-
-	o->x = NULL;
-	o->calls++;
-	if (e) {
-		o->code = e->code;
-		snprintf(o->text, sizeof(o->text), "%s", e->msg);
-		return;
-	}
-	assert_int_equal(x->state, EXECUTION_FINISHED);
-	o->status = x->result.status;
-	snprintf(o->text, sizeof(o->text), "%s", x->result.err.ptr);
-}
-
 static void run(struct outcome *o, unsigned memory_mib)
 {
-	struct err e = ERR_INIT;
-	struct execution_params p = {
-		.code = STR("1"),
-		.execution_type = "Synchronous",
-		.output_max = 4096,
-		.memory_bytes = (uint64_t)memory_mib * MIB,
-	};
+	struct execution_params p = fake_execution();
 
-	*o = (struct outcome){ 0 };
-	o->x = session_execute(session, &p, executed, o, &e);
-	if (!o->x)
-		fail_msg("%s", e.msg);
-}
-
-/* The agent has heard of that many. */
-static void assert_started(size_t count)
-{
-	settle();
-	assert_int_equal(heard_count(AGENT_EXEC), count);
-}
-
-static void assert_outcome(const struct outcome *o, enum agent_exec_status status, const char *text)
-{
-	assert_int_equal(o->calls, 1);
-	assert_int_equal(o->code, ERR_NONE);
-	assert_int_equal(o->status, status);
-	if (!strstr(o->text, text))
-		fail_msg("no '%s' in: %s", text, o->text);
-}
-
-static void assert_failed(const struct outcome *o, enum err_code code)
-{
-	assert_int_equal(o->calls, 1);
-	assert_int_equal(o->code, code);
+	p.memory_bytes = (uint64_t)memory_mib * MIB;
+	run_params(session, o, &p);
 }
 
 /* --- the pool --- */
