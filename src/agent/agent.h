@@ -72,6 +72,7 @@ struct agent_exec {
 struct agent_kernel {
 	enum agent_kernel_state state;
 	int sock;
+	struct buf label;
 	pid_t pid; /* 0 until READY */
 	struct buf in;
 	struct buf out;
@@ -123,7 +124,7 @@ void conn_send_error(struct agent *a, uint64_t op, const struct err *e);
 size_t conn_room(const struct agent *a);
 
 /* kernel.c */
-void kernel_attach(struct agent *a, int sock);
+void kernel_attach(struct agent *a, int sock, struct str label);
 void kernel_event(struct agent *a, uint32_t events);
 void kernel_output_event(struct agent *a, struct agent_output *o);
 void kernel_reap(struct agent *a);

@@ -104,6 +104,16 @@ void conn_send_error(struct agent *a, uint64_t op, const struct err *e)
 	buf_done(&b);
 }
 
+static void attach(struct agent *a, struct wire_reader *r)
+{
+	OWNED_FD int sock = take_fd(a->conn.passed_fd);
+	uint32_t kernel = wire_get_u32(r);
+	struct str label = wire_get_blob(r, AGENT_LABEL_MAX);
+
+	if (sock >= 0 && wire_ok(r) && kernel == 0)
+		kernel_attach(a, take_fd(sock), label);
+}
+
 static void handle_frame(struct agent *a, enum agent_msg type, uint64_t op, struct str payload)
 {
 	struct wire_reader r = wire_reader(payload.ptr, payload.len);
@@ -123,8 +133,7 @@ static void handle_frame(struct agent *a, enum agent_msg type, uint64_t op, stru
 		exec_cancel(a, op);
 		break;
 	case AGENT_KERNEL_ATTACH:
-		if (a->conn.passed_fd >= 0)
-			kernel_attach(a, take_fd(a->conn.passed_fd));
+		attach(a, &r);
 		break;
 	case AGENT_FILE_LIST:
 	case AGENT_FILE_STAT:

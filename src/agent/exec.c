@@ -77,13 +77,17 @@ static void send_not_run(struct agent *a, uint64_t op)
 void exec_start(struct agent *a, uint64_t op, struct wire_reader *r)
 {
 	struct agent_exec *x = &a->exec;
+	uint32_t kernel = wire_get_u32(r);
+	uint8_t flags = wire_get_u8(r);
 	uint32_t timeout_ms = wire_get_u32(r);
 	uint32_t stdout_max = wire_get_u32(r);
 	uint32_t stderr_max = wire_get_u32(r);
 	uint32_t result_max = wire_get_u32(r);
+
+	wire_get_u32(r); /* credit */
 	struct str code = wire_get_blob(r, AGENT_CODE_MAX);
 
-	if (!wire_ok(r) || x->running || a->kernel.state != AGENT_KERNEL_IDLE ||
+	if (!wire_ok(r) || kernel != 0 || x->running || a->kernel.state != AGENT_KERNEL_IDLE ||
 	    a->done_count >= AGENT_DONE_MAX) {
 		send_not_run(a, op);
 		return;
@@ -104,9 +108,10 @@ void exec_start(struct agent *a, uint64_t op, struct wire_reader *r)
 	buf_clear(&a->err.kept);
 	struct buf *out = &a->kernel.out;
 
-	wire_put_u32(out, (uint32_t)(4 + 4 + code.len));
+	wire_put_u32(out, (uint32_t)(4 + 1 + 4 + code.len));
 	wire_put_u8(out, KERNEL_RUN);
 	wire_put_u32(out, ++a->kernel.cells);
+	wire_put_u8(out, flags);
 	wire_put_blob(out, code);
 	a->kernel.state = AGENT_KERNEL_BUSY;
 	if (timeout_ms)

@@ -22,6 +22,7 @@ static void send_state(struct agent *a, enum agent_death death, uint32_t code)
 	struct buf b;
 
 	buf_init(&b, 16);
+	wire_put_u32(&b, 0);
 	wire_put_u8(&b, (uint8_t)a->kernel.state);
 	wire_put_u8(&b, (uint8_t)death);
 	wire_put_u32(&b, code);
@@ -34,16 +35,24 @@ void kernel_send_status(struct agent *a)
 	struct buf b;
 
 	buf_init(&b, 4096);
-	wire_put_u8(&b, (uint8_t)a->kernel.state);
+	wire_put_u32(&b, a->kernel.state == AGENT_KERNEL_NONE ? 0 : 1);
+	if (a->kernel.state != AGENT_KERNEL_NONE) {
+		wire_put_u32(&b, 0);
+		wire_put_u8(&b, (uint8_t)a->kernel.state);
+		wire_put_blob(&b, buf_str(&a->kernel.label));
+	}
 	wire_put_u32(&b, (uint32_t)a->done_count + (a->exec.running ? 1 : 0));
 	if (a->exec.running) {
 		wire_put_u64(&b, a->exec.op);
 		wire_put_u8(&b, AGENT_EXEC_RUNNING);
+		wire_put_u32(&b, 0);
 	}
 	list_each(&a->done, struct agent_done, node, d) {
 		wire_put_u64(&b, d->op);
 		wire_put_u8(&b, AGENT_EXEC_FINISHED);
+		wire_put_u32(&b, 0);
 	}
+	wire_put_u32(&b, 0);
 	conn_send(a, AGENT_STATUS, 0, buf_str(&b));
 	buf_done(&b);
 }
@@ -57,6 +66,7 @@ static void kernel_forget(struct agent *a)
 	close_fd(&a->err.fd);
 	buf_done(&k->in);
 	buf_done(&k->out);
+	buf_done(&k->label);
 	k->state = AGENT_KERNEL_NONE;
 	k->pid = 0;
 	k->writing = k->killed = k->warming = false;
@@ -64,7 +74,7 @@ static void kernel_forget(struct agent *a)
 		agent_arm(a, DEADLINE_NONE, 0);
 }
 
-void kernel_attach(struct agent *a, int sock)
+void kernel_attach(struct agent *a, int sock, struct str label)
 {
 	struct agent_kernel *k = &a->kernel;
 	unsigned char entropy[32];
@@ -87,6 +97,8 @@ void kernel_attach(struct agent *a, int sock)
 	fd_set_nonblock(err[0], true);
 	fd_set_nonblock(sock, true);
 	k->sock = sock;
+	buf_init(&k->label, AGENT_LABEL_MAX);
+	buf_add_str(&k->label, label);
 	k->cells = 0;
 	k->oom_kills = exec_oom_kills();
 	k->state = AGENT_KERNEL_STARTING;
@@ -187,14 +199,14 @@ static void kernel_flush(struct agent *a)
  * time is touched before anybody waits for it. */
 static void warm_up(struct agent *a)
 {
-	static const char code[] = "None";
 	struct buf *out = &a->kernel.out;
 
 	a->kernel.warming = true;
-	wire_put_u32(out, 4 + 4 + sizeof(code) - 1);
+	wire_put_u32(out, 4 + 1 + 4);
 	wire_put_u8(out, KERNEL_RUN);
 	wire_put_u32(out, 0);
-	wire_put_blob(out, STR(code));
+	wire_put_u8(out, 0);
+	wire_put_blob(out, STR(""));
 	kernel_flush(a);
 }
 

@@ -47,6 +47,9 @@
 	X(ERR_NOT_FOUND, 404, "NotFound", 66)                                                      \
 	X(ERR_NO_FILE, 404, "SessionFileNotFound", 66)                                             \
 	X(ERR_NO_EXECUTION, 404, "SessionExecutionNotFound", 66)                                   \
+	X(ERR_NO_CONTEXT, 404, "SessionContextNotFound", 66)                                       \
+	X(ERR_NO_TERMINAL, 404, "SessionTerminalNotFound", 66)                                     \
+	X(ERR_NO_MCP, 400, "SessionMCPServerNotEnabled", 64)                                       \
 	X(ERR_NO_POOL, 404, "SessionPoolNotFound", 66)                                             \
 	X(ERR_NO_RESOURCE, 404, "ResourceNotFound", 66)                                            \
 	X(ERR_NO_GROUP, 404, "ResourceGroupNotFound", 66)                                          \

@@ -16,7 +16,7 @@
 
 #include <stdint.h>
 
-#define JAILER_PROTO_VERSION 2
+#define JAILER_PROTO_VERSION 3
 #define JAILER_SID_SIZE      33 /* 32 hex digits + NUL */
 #define JAILER_IMAGE_SIZE    65
 #define JAILER_LIST_MAX      64
@@ -24,10 +24,14 @@
 #define JAILER_REFUSED_MAX  8
 #define JAILER_CALL_SIZE    28
 #define JAILER_MISSING_SIZE 160
+/** A language's name: lower-case letters, digits and '-', with NUL. */
+#define JAILER_LANGUAGE_SIZE 16
 
 enum jailer_op {
 	JAILER_CREATE = 1,       /* a sandbox without a kernel (a "shell") */
-	JAILER_START_KERNEL = 2, /* fork a kernel into it; reply carries one fd: the agent's end */
+	JAILER_START_KERNEL = 2, /* fork a kernel of `language` into it (empty: the first of its
+				    image; "terminal": a launcher that waits for KERNEL_TERMINAL);
+				    reply carries one fd: the agent's end */
 	JAILER_DESTROY = 3,      /* kill everything, reply when nothing is left */
 	JAILER_LIST = 4, /* complete sandboxes after `sid` (empty: all), JAILER_LIST_MAX a reply */
 	JAILER_STATS = 5,
@@ -59,8 +63,9 @@ struct jailer_request {
 	uint16_t op;
 	uint32_t tag;
 	char sid[JAILER_SID_SIZE];
-	char image[JAILER_IMAGE_SIZE]; /* CREATE, IMAGE */
-	uint8_t network;               /* NETWORK */
+	char image[JAILER_IMAGE_SIZE];       /* CREATE, IMAGE */
+	char language[JAILER_LANGUAGE_SIZE]; /* START_KERNEL */
+	uint8_t network;                     /* NETWORK */
 	uint8_t pad[5];
 	struct jailer_limits limits; /* CREATE; MEMORY */
 	uint64_t since_ns;           /* REFUSED: CLOCK_MONOTONIC */

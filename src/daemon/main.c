@@ -208,6 +208,12 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 	(void)ctx;
 	if (!route->permission)
 		return 0;
+	if (strcmp(route->permission, DATA_PLANE_MCP) == 0) {
+		int key = data_plane_api_key(rq, e);
+
+		if (key)
+			return key > 0 ? 0 : -1;
+	}
 	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
@@ -255,16 +261,18 @@ static const struct http_route own_routes[] = {
 	{ "GET", "/health", health, HTTP_BODY_NONE, NULL, "Whether the daemon serves" },
 };
 
-static const char *image_of(const char *container_type, void *arg)
+static const struct runtime *runtime_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_id(d.images, container_type);
+	return images_runtime(d.images, container_type);
 }
 
 static const char *metadata_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_metadata(d.images, container_type);
+	const struct runtime *r = images_runtime(d.images, container_type);
+
+	return r ? r->metadata : NULL;
 }
 
 static void pool_changed(const char *key, bool deleted, void *arg)
@@ -367,6 +375,7 @@ static int start_http(struct err *e)
 	};
 	struct data_plane_config plane = {
 		.pools = d.pools,
+		.store = d.store,
 		.metadata = metadata_of,
 		.code_max = (size_t)d.options.code_max,
 		.list_max = (uint32_t)d.options.list_max,
@@ -475,6 +484,13 @@ static const char *egress_off(void)
 	return d.egress_off;
 }
 
+static const char *container_type(size_t n)
+{
+	const struct runtime *r = images_at(d.images, n);
+
+	return r ? r->container_type : NULL;
+}
+
 static int start_services(int jailer_fd, struct err *e)
 {
 	struct options *o = &d.options;
@@ -482,15 +498,18 @@ static int start_services(int jailer_fd, struct err *e)
 		.subscription = SUBSCRIPTION,
 		.location = o->location,
 		.egress_off = egress_off,
+		.container_type = container_type,
 	};
 	struct pools_config pools = {
-		.image_of = image_of,
+		.runtime_of = runtime_of,
 		.ready_default = (int)o->ready,
 		.shells = (int)o->shells,
 		.starting_max = (int)o->starting_max,
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.contexts_max = (int)o->contexts_max,
+		.terminals_max = (int)o->terminals_max,
 		.queued_code_max = (uint64_t)o->queued_code_max,
 		.results_kept_max = (uint64_t)o->results_kept_max,
 		.names_wait_ms = 200,

@@ -51,7 +51,9 @@ struct http_config {
 	const char *address; /* "127.0.0.1" */
 	uint16_t port;       /* 0 picks one */
 	int socket_fd; /* from http_bind(), taken over, also on failure; 0: the server binds one */
-	size_t connections_max;   /* default 4096 */
+	int tls_socket_fd;      /* from http_bind(), taken over as well: served with tls; 0: none */
+	struct http_tls *tls;   /* borrowed */
+	size_t connections_max; /* default 4096; both sockets together */
 	size_t connection_memory; /* bytes for request line and headers of one connection; default
 				     32 KiB */
 	unsigned idle_timeout_s;  /* default 75 */
@@ -77,6 +79,15 @@ struct http_config {
 	void *ctx;
 };
 
+/**
+ * http_tls: certificate chain and private key (PEM) for a TLS listener: TLS 1.2 and 1.3, ALPN
+ * http/1.1. http_tls_reload takes effect for connections that begin later; on failure the old pair
+ * stays in use. Free it after the server.
+ */
+struct http_tls *http_tls_new(const char *certificate_pem, const char *key_pem, struct err *e);
+int http_tls_reload(struct http_tls *t, const char *certificate_pem, const char *key_pem,
+		    struct err *e);
+void http_tls_free(struct http_tls *t); /* accepts NULL */
 /** http_bind: a socket for http_config.socket_fd, for processes that may not bind later. Does not
  * listen. */
 int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e);
@@ -106,8 +117,8 @@ bool http_header(const struct http_request *rq, const char *name, struct str *re
 void http_each_header(const struct http_request *rq,
 		      void (*fn)(void *arg, struct str name, struct str value), void *arg);
 struct str http_body(const struct http_request *rq); /* BUFFER only */
-/** http_base_url: "http://host:port" as the caller named the server (Host header, else the bound
- * address). */
+/** http_base_url: "http://host:port", or https, as the caller named the server (Host header, else
+ * the bound address). */
 const char *http_base_url(struct http_request *rq);
 const char *http_request_id(const struct http_request *rq);
 int64_t http_started_ns(const struct http_request *rq); /* monotonic */
@@ -165,3 +176,6 @@ int http_stream_begin(struct http_request *rq, int status, const char *content_t
 size_t http_stream_write(struct http_request *rq, const void *data, size_t len);
 void http_stream_end(struct http_request *rq);
 void http_stream_abort(struct http_request *rq);
+/** http_stream_hold: so many bytes wait outside the queue for room in it, and count in buffers_max;
+ * false, and not counted, if there is no room for them. */
+bool http_stream_hold(struct http_request *rq, size_t bytes);

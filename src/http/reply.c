@@ -540,6 +540,11 @@ void http_stream_abort(struct http_request *rq)
 		request_kill(rq);
 }
 
+bool http_stream_hold(struct http_request *rq, size_t bytes)
+{
+	return rq->ended || buffers_set(rq, BUFFER_REPLY, bytes);
+}
+
 /* MHD wants up to max bytes of the response body. */
 static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
 {

@@ -12,6 +12,7 @@
  */
 
 #include "base/err.h"
+#include "base/jailer_proto.h"
 #include "jailer/confine.h"
 
 #include <stdint.h>
@@ -24,6 +25,7 @@ struct zygote_request {
 	uint32_t tag;
 	uint32_t cgroup_fds;
 	struct confine_limits limits;
+	char language[JAILER_LANGUAGE_SIZE]; /* empty: the first of the image's recipe */
 };
 
 struct zygote_reply {

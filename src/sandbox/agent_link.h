@@ -42,32 +42,64 @@ struct agent_result {
 	size_t display_count;
 };
 
+/** What STATUS says; views into the frame. */
+struct agent_status_kernel {
+	uint32_t kernel;
+	enum agent_kernel_state state;
+	struct str label;
+};
+struct agent_status_exec {
+	uint64_t op;
+	enum agent_exec_state state;
+	uint32_t kernel;
+};
+struct agent_status_terminal {
+	uint64_t op;
+	struct str label;
+};
+struct agent_status {
+	struct agent_status_kernel kernels[AGENT_KERNELS_MAX];
+	size_t kernel_count;
+	struct agent_status_exec execs[AGENT_DONE_MAX + AGENT_KERNELS_MAX];
+	size_t exec_count;
+	struct agent_status_terminal terminals[AGENT_TERMINALS_MAX];
+	size_t terminal_count;
+};
+
 struct agent_link_events {
-	/** status: answer to the hello of agent_link_new; ops that run (state 1) or wait to be
-	 * acknowledged (2). */
-	void (*status)(void *arg, enum agent_kernel_state state, const uint64_t *ops,
-		       const uint8_t *states, size_t count);
-	void (*kernel_state)(void *arg, enum agent_kernel_state state, enum agent_death death,
-			     uint32_t code);
+	/** status: answer to the hello of agent_link_new: kernels there are, executions that run or
+	 * wait to be acknowledged, terminals. */
+	void (*status)(void *arg, const struct agent_status *status);
+	void (*kernel_state)(void *arg, uint32_t kernel, enum agent_kernel_state state,
+			     enum agent_death death, uint32_t code);
 	void (*exec_done)(void *arg, uint64_t op, const struct agent_result *result);
-	/** closed: the agent is gone or broke the protocol; all file operations
+	/** exec_output, exec_display: of streamed executions, also of ones that an earlier daemon
+	 * started. The consumer returns bytes with agent_link_exec_credit(). stream: 1, 2. */
+	void (*exec_output)(void *arg, uint64_t op, int stream, struct str bytes);
+	void (*exec_display)(void *arg, uint64_t op, const struct agent_value *value);
+	/** terminal_ended: one that nobody is attached to. */
+	void (*terminal_ended)(void *arg, uint64_t op);
+	/** closed: the agent is gone or broke the protocol; all file operations and terminals
 	 * have been failed. */
 	void (*closed)(void *arg, const struct err *e);
 };
 
 struct agent_exec_params {
+	uint32_t kernel;
+	uint8_t flags; /* enum kernel_run_flag */
 	uint32_t timeout_ms;
 	uint32_t stdout_max;
 	uint32_t stderr_max;
 	uint32_t result_max;
+	uint32_t credit; /* KERNEL_RUN_STREAM: at most AGENT_STREAM_WINDOW */
 	struct str code;
 };
 
 /** agent_link_new: takes fd (connected, non-blocking) and says hello. */
 struct agent_link *agent_link_new(int fd, const struct agent_link_events *events, void *arg,
 				  struct err *e);
-/** agent_link_free: fails the file operations that are open (their callbacks run now). Accepts
- * NULL. */
+/** agent_link_free: fails the file operations and terminals that are open (their callbacks run
+ * now). Accepts NULL. */
 void agent_link_free(struct agent_link *l);
 
 /** agent_link_busy: file operations are open. */
@@ -75,8 +107,56 @@ bool agent_link_busy(const struct agent_link *l);
 int agent_link_exec(struct agent_link *l, uint64_t op, const struct agent_exec_params *p);
 void agent_link_ack(struct agent_link *l, uint64_t op);
 void agent_link_cancel(struct agent_link *l, uint64_t op);
-/** agent_link_attach: hands over the socket of a new kernel; takes fd. */
-void agent_link_attach(struct agent_link *l, int fd);
+/** agent_link_exec_credit: bytes of output passed on; 0: nobody watches any more. */
+void agent_link_exec_credit(struct agent_link *l, uint64_t op, uint32_t bytes);
+/** agent_link_attach: hands over the socket of a new kernel; takes fd. Several may be on their way.
+ */
+void agent_link_attach(struct agent_link *l, uint32_t kernel, struct str label, int fd);
+void agent_link_kernel_end(struct agent_link *l, uint32_t kernel);
+
+/*
+ * Terminals: an operation each, which outlives links: its number, random as those of executions,
+ * finds it again.
+ */
+struct agent_terminal;
+
+struct agent_terminal_events {
+	/** attached: it takes input and sends output from now on. */
+	void (*attached)(void *arg);
+	/** output: at most what was credited; return it with agent_terminal_credit(). */
+	void (*output)(void *arg, struct str bytes);
+	/** drained: agent_terminal_input() takes more. */
+	void (*drained)(void *arg);
+	/** ended, failed: exactly one of them, the last callback. failed: could not be opened or
+	 * found, or the session is over. */
+	void (*ended)(void *arg, enum agent_death death, uint32_t code);
+	void (*failed)(void *arg, const struct err *e);
+};
+
+struct agent_terminal_params {
+	uint16_t columns, rows;
+	struct str term;    /* TERM */
+	struct str command; /* empty: the image's shell */
+	struct str label;
+};
+
+/** agent_terminal_open: takes fd, the socket of a launcher; attaches it as well. NULL: no memory,
+ * or more than an agent may have; so attach. */
+struct agent_terminal *agent_terminal_open(struct agent_link *l, uint64_t op,
+					   const struct agent_terminal_params *p, int fd,
+					   const struct agent_terminal_events *ev, void *arg);
+/** agent_terminal_attach: one that is there, which nobody is attached to over this link. */
+struct agent_terminal *agent_terminal_attach(struct agent_link *l, uint64_t op,
+					     const struct agent_terminal_events *ev, void *arg);
+/** agent_terminal_input: returns how many bytes fit the window (less: wait for drained). */
+size_t agent_terminal_input(struct agent_terminal *t, const char *data, size_t len);
+void agent_terminal_credit(struct agent_terminal *t, size_t bytes);
+void agent_terminal_resize(struct agent_terminal *t, uint16_t columns, uint16_t rows);
+void agent_terminal_signal(struct agent_terminal *t, int signum);
+/** agent_terminal_detach: no further callback; it goes on in the sandbox. Accepts NULL. */
+void agent_terminal_detach(struct agent_terminal *t);
+/** agent_terminal_close: hangs up; `ended` follows. */
+void agent_terminal_close(struct agent_terminal *t);
 
 /* Files. Paths are relative to the data root, already checked by the caller, and checked again by
  * the agent. */

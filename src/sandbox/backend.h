@@ -43,7 +43,10 @@ struct backend_ops {
 	void (*load_image)(struct backend *b, const char *image, backend_done_fn done, void *arg);
 	void (*create)(struct backend *b, const struct sandbox_spec *spec, backend_done_fn done,
 		       void *arg);
-	void (*start_kernel)(struct backend *b, const char *sid, backend_kernel_fn done, void *arg);
+	/** start_kernel: of a language that the image has; "": its first; "terminal": a launcher
+	 * for agent_terminal_open(). */
+	void (*start_kernel)(struct backend *b, const char *sid, const char *language,
+			     backend_kernel_fn done, void *arg);
 	/** destroy: done when nothing of the sandbox is left; unknown ids succeed. */
 	void (*destroy)(struct backend *b, const char *sid, backend_done_fn done, void *arg);
 	/** list: every sandbox the tier still has, in order of its id. */

@@ -194,7 +194,7 @@ void agent_world_attach(struct agent_world *w)
 	int near;
 
 	make_pair(&near, &w->kernel_fd);
-	kernel_attach(&w->agent, near);
+	kernel_attach(&w->agent, near, STR("default"));
 	/* INIT, as the kernel's driver takes it. */
 	char init[64];
 	size_t count = 2;
@@ -246,6 +246,32 @@ void agent_world_reap(struct agent_world *w)
 
 /* ---- what the daemon would see ---- */
 
+static void check_status(struct wire_reader *r)
+{
+	uint32_t count = wire_get_u32(r);
+
+	assert(count <= AGENT_KERNELS_MAX);
+	for (uint32_t i = 0; i < count; i++) {
+		wire_get_u32(r);
+		assert(wire_get_u8(r) <= AGENT_KERNEL_BUSY);
+		wire_get_blob(r, AGENT_LABEL_MAX);
+	}
+	count = wire_get_u32(r);
+	assert(count <= AGENT_DONE_MAX + AGENT_KERNELS_MAX);
+	for (uint32_t i = 0; i < count; i++) {
+		wire_get_u64(r);
+		assert(wire_get_u8(r) <= AGENT_EXEC_FINISHED);
+		wire_get_u32(r);
+	}
+	count = wire_get_u32(r);
+	assert(count <= AGENT_TERMINALS_MAX);
+	for (uint32_t i = 0; i < count; i++) {
+		wire_get_u64(r);
+		wire_get_blob(r, AGENT_LABEL_MAX);
+	}
+	assert(wire_ok(r));
+}
+
 static void check_reply(const struct agent_frame *f, struct str payload)
 {
 	struct wire_reader r = wire_reader(payload.ptr, payload.len);
@@ -258,11 +284,10 @@ static void check_reply(const struct agent_frame *f, struct str payload)
 
 	switch (f->type) {
 	case AGENT_STATUS:
-		assert(wire_get_u8(&r) <= AGENT_KERNEL_BUSY);
-		count = wire_get_u32(&r);
-		assert(count <= AGENT_DONE_MAX + 1 && r.left == count * 9);
+		check_status(&r);
 		break;
 	case AGENT_KERNEL_STATE:
+		assert(wire_get_u32(&r) < AGENT_KERNELS_MAX);
 		assert(wire_get_u8(&r) <= AGENT_KERNEL_BUSY);
 		assert(wire_get_u8(&r) <= AGENT_DEATH_KILLED);
 		wire_get_u32(&r);

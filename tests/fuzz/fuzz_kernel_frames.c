@@ -28,15 +28,18 @@ static void start_execution(struct agent_world *w, bool small)
 	struct buf b;
 
 	buf_init(&b, 256);
-	wire_put_u32(&b, 4 * 4 + 4 + 1);
+	wire_put_u32(&b, 4 + 1 + 5 * 4 + 4 + 1);
 	wire_put_u8(&b, AGENT_PROTO_VERSION);
 	wire_put_u8(&b, AGENT_EXEC);
 	wire_put_u16(&b, 0);
 	wire_put_u64(&b, 77);
+	wire_put_u32(&b, 0);
+	wire_put_u8(&b, 0);
 	wire_put_u32(&b, 1000);
 	wire_put_u32(&b, OUTPUT_MAX);
 	wire_put_u32(&b, OUTPUT_MAX);
 	wire_put_u32(&b, small ? 16 : 1 << 20);
+	wire_put_u32(&b, 0);
 	wire_put_blob(&b, STR("1"));
 	agent_world_feed(w, w->daemon_fd, (const uint8_t *)b.ptr, b.len);
 	buf_done(&b);

@@ -123,10 +123,12 @@ static void fake_create(struct backend *b, const struct sandbox_spec *spec, back
 	later((struct later){ .done = done, .arg = arg });
 }
 
-static void fake_start_kernel(struct backend *b, const char *sid, backend_kernel_fn done, void *arg)
+static void fake_start_kernel(struct backend *b, const char *sid, const char *language,
+			      backend_kernel_fn done, void *arg)
 {
 	(void)b;
 	(void)sid;
+	assert_string_equal(language, "");
 	note("kernel");
 	later((struct later){ .kernel = done, .arg = arg });
 }
@@ -252,7 +254,7 @@ static void say(struct buf *frames)
 
 static void say_kernel(enum agent_kernel_state state, enum agent_death death)
 {
-	char payload[6] = { (char)state, (char)death, 0, 0, 0, 0 };
+	char payload[10] = { 0, 0, 0, 0, (char)state, (char)death };
 	struct buf b;
 
 	buf_init(&b, 256);
@@ -266,12 +268,19 @@ static void say_status(enum agent_kernel_state state, uint64_t running)
 
 	buf_init(&payload, 256);
 	buf_init(&b, 256);
-	wire_put_u8(&payload, (uint8_t)state);
+	wire_put_u32(&payload, state != AGENT_KERNEL_NONE ? 1 : 0);
+	if (state != AGENT_KERNEL_NONE) {
+		wire_put_u32(&payload, 0);
+		wire_put_u8(&payload, (uint8_t)state);
+		wire_put_blob(&payload, STR("default"));
+	}
 	wire_put_u32(&payload, running ? 1 : 0);
 	if (running) {
 		wire_put_u64(&payload, running);
 		wire_put_u8(&payload, AGENT_EXEC_RUNNING);
+		wire_put_u32(&payload, 0);
 	}
+	wire_put_u32(&payload, 0);
 	add_frame(&b, AGENT_STATUS, 0, buf_str(&payload));
 	buf_done(&payload);
 	say(&b);
@@ -445,11 +454,19 @@ static void assert_failed(const struct outcome *o, enum err_code code)
 
 /* --- the pool --- */
 
-static const char *image_of(const char *container_type, void *arg)
+static const struct runtime *runtime_of(const char *container_type, void *arg)
 {
+	static const struct runtime runtime = {
+		.name = "python",
+		.container_type = "PythonLTS",
+		.id = IMAGE,
+		.languages = { "python", "shell" },
+		.language_count = 2,
+	};
+
 	(void)container_type;
 	(void)arg;
-	return IMAGE;
+	return &runtime;
 }
 
 static void on_change(const char *key, bool deleted, void *arg)
@@ -470,7 +487,9 @@ static void start(void)
 	struct pools_config config = {
 		.store = store,
 		.backend = &backend,
-		.image_of = image_of,
+		.runtime_of = runtime_of,
+		.contexts_max = 4,
+		.terminals_max = 2,
 		.starting_max = 20,
 		.result_max = 1 << 20,
 		.executions_kept = 4,
@@ -957,6 +976,7 @@ static void test_kernel_after_a_limit_that_failed(void **state)
 
 	(void)state;
 	open_session();
+	hold_kernel = true;
 	run(&o, 64);
 	say_kernel(AGENT_KERNEL_NONE, AGENT_DEATH_EXIT);
 	settle();
@@ -965,6 +985,7 @@ static void test_kernel_after_a_limit_that_failed(void **state)
 	answer_memory(ERR_CONFLICT);
 	run_until(asked_for_a_kernel);
 	assert_asked("kernel, ");
+	say_kernel(AGENT_KERNEL_IDLE, AGENT_DEATH_NONE);
 	settle();
 	assert_asked("memory 64, ");
 	assert_int_equal(o.calls, 0);

@@ -88,11 +88,12 @@ static void say_idle(struct box *b)
 	struct buf frame;
 
 	buf_init(&frame, 64);
-	wire_put_u32(&frame, 6);
+	wire_put_u32(&frame, 10);
 	wire_put_u8(&frame, AGENT_PROTO_VERSION);
 	wire_put_u8(&frame, AGENT_KERNEL_STATE);
 	wire_put_u16(&frame, 0);
 	wire_put_u64(&frame, 0);
+	wire_put_u32(&frame, 0);
 	wire_put_u8(&frame, AGENT_KERNEL_IDLE);
 	wire_put_u8(&frame, AGENT_DEATH_NONE);
 	wire_put_u32(&frame, 0);
@@ -157,9 +158,11 @@ static void fake_create(struct backend *b, const struct sandbox_spec *spec, back
 	}
 }
 
-static void fake_start_kernel(struct backend *b, const char *sid, backend_kernel_fn done, void *arg)
+static void fake_start_kernel(struct backend *b, const char *sid, const char *language,
+			      backend_kernel_fn done, void *arg)
 {
 	(void)b;
+	assert_string_equal(language, "");
 	later((struct later){ .kernel = done, .arg = arg, .box = box_of(sid) });
 }
 
@@ -299,11 +302,19 @@ static void run_until_ready(size_t count)
 
 /* --- the pool --- */
 
-static const char *image_of(const char *container_type, void *arg)
+static const struct runtime *runtime_of(const char *container_type, void *arg)
 {
+	static const struct runtime runtime = {
+		.name = "python",
+		.container_type = "PythonLTS",
+		.id = IMAGE,
+		.languages = { "python", "shell" },
+		.language_count = 2,
+	};
+
 	(void)container_type;
 	(void)arg;
-	return IMAGE;
+	return &runtime;
 }
 
 static void keep_line(const char *json, size_t len)
@@ -345,7 +356,9 @@ static void start(bool egress, int ready)
 	struct pools_config config = {
 		.store = store,
 		.backend = &backend,
-		.image_of = image_of,
+		.runtime_of = runtime_of,
+		.contexts_max = 4,
+		.terminals_max = 2,
 		.starting_max = 20,
 		.result_max = 1 << 20,
 		.executions_kept = 4,
