@@ -83,3 +83,7 @@ void session_remove(struct http_request *rq, void *ctx);
 void session_list(struct http_request *rq, void *ctx);
 void session_management(struct http_request *rq, void *ctx);
 void pool_metadata(struct http_request *rq, void *ctx);
+
+/* terminal.c */
+void terminal_get(struct http_request *rq, void *ctx);
+void terminal_list(struct http_request *rq, void *ctx);
