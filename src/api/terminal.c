@@ -110,10 +110,16 @@ static void ws_drained(void *arg)
 /* Says `farewell` behind what is still to be shown, and closes. */
 static void finish(struct terminal_call *t, int code, const char *reason)
 {
+	struct err e = ERR_INIT;
+
 	t->close_code = code;
 	t->close_reason = reason;
-	if (t->ws)
+	if (t->ws) {
 		ws_drained(t);
+		return;
+	}
+	err_set(&e, ERR_UNAVAILABLE, "The terminal could not be opened: %s.", reason);
+	call_fail(t->call, &e);
 }
 
 /* --- from the client --- */
