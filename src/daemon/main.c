@@ -15,6 +15,7 @@
 #include "daemon/privileges.h"
 #include "http/http.h"
 #include "identity/identity.h"
+#include "http/websocket.h"
 #include "image/image.h"
 #include "loop/loop.h"
 #include "pool/pool.h"
@@ -193,6 +194,8 @@ static size_t connections_max(void)
 	return files - reserve;
 }
 
+#define BEARER "Bearer "
+
 static void free_caller(void *arg)
 {
 	free(arg);
@@ -204,6 +207,7 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 {
 	struct identity_caller found;
 	struct str header = STR("");
+	char offered[sizeof(BEARER) + IDENTITY_TOKEN_MAX] = BEARER;
 
 	(void)ctx;
 	if (!route->permission)
@@ -218,7 +222,11 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
 
-	http_header(rq, "Authorization", &header);
+	/* Browsers cannot set that header for a WebSocket. */
+	if (!http_header(rq, "Authorization", &header) && websocket_wanted(rq) &&
+	    websocket_bearer(rq, offered + sizeof(BEARER) - 1,
+			     sizeof(offered) - sizeof(BEARER) + 1))
+		header = str_from(offered);
 	if (identity_check(d.identity, header, plane, &found, e) < 0)
 		return -1;
 	struct identity_caller *caller = malloc(sizeof(*caller));
