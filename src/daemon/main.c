@@ -10,6 +10,7 @@
 #include "daemon/confine_self.h"
 #include "daemon/egress.h"
 #include "daemon/egress_log.h"
+#include "daemon/managed_identity.h"
 #include "daemon/options.h"
 #include "daemon/privileges.h"
 #include "http/http.h"
@@ -36,11 +37,15 @@
 
 #define SUBSCRIPTION         "00000000-0000-0000-0000-000000000000"
 #define DEV_OID              "00000000-0000-0000-0000-0000000000d0"
+#define DEV_NAME             "dev"
 #define DEV_TOKEN_LIFETIME_S (30 * 86400)
-#define FILES_RESERVE_MAX    1024
-#define LOCK_TRIES           250
-#define LOCK_PAUSE_US        20000
-#define ARM_VERSION          "2025-07-01"
+#define DEV_POOL_KEY                                                                               \
+	"/subscriptions/" SUBSCRIPTION                                                             \
+	"/resourcegroups/default/providers/microsoft.app/sessionpools/default"
+#define FILES_RESERVE_MAX 1024
+#define LOCK_TRIES        250
+#define LOCK_PAUSE_US     20000
+#define ARM_VERSION       "2025-07-01"
 
 static struct daemon {
 	struct options options;
@@ -203,6 +208,12 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 	(void)ctx;
 	if (!route->permission)
 		return 0;
+	if (strcmp(route->permission, DATA_PLANE_MCP) == 0) {
+		int key = data_plane_api_key(rq, e);
+
+		if (key)
+			return key > 0 ? 0 : -1;
+	}
 	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
@@ -250,16 +261,18 @@ static const struct http_route own_routes[] = {
 	{ "GET", "/health", health, HTTP_BODY_NONE, NULL, "Whether the daemon serves" },
 };
 
-static const char *image_of(const char *container_type, void *arg)
+static const struct runtime *runtime_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_id(d.images, container_type);
+	return images_runtime(d.images, container_type);
 }
 
 static const char *metadata_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_metadata(d.images, container_type);
+	const struct runtime *r = images_runtime(d.images, container_type);
+
+	return r ? r->metadata : NULL;
 }
 
 static void pool_changed(const char *key, bool deleted, void *arg)
@@ -275,9 +288,6 @@ static int make_dev_pool(struct err *e)
 	static const char pool[] =
 		"/subscriptions/" SUBSCRIPTION
 		"/resourceGroups/default/providers/Microsoft.App/sessionPools/default";
-	static const char key[] =
-		"/subscriptions/" SUBSCRIPTION
-		"/resourcegroups/default/providers/microsoft.app/sessionpools/default";
 	static const char pool_body[] =
 		"{\"location\":\"local\",\"properties\":{\"containerType\":\"PythonLTS\","
 		"\"poolManagementType\":\"Dynamic\","
@@ -286,7 +296,7 @@ static int make_dev_pool(struct err *e)
 		"\"cooldownPeriodInSeconds\":300}},"
 		"\"sessionNetworkConfiguration\":{\"status\":\"EgressDisabled\"}}}";
 	struct store_doc doc = { 0 };
-	int found = store_doc_get(d.store, key, &doc, e);
+	int found = store_doc_get(d.store, DEV_POOL_KEY, &doc, e);
 
 	store_doc_done(&doc);
 	if (found)
@@ -296,34 +306,55 @@ static int make_dev_pool(struct err *e)
 	return arm_put_internal(d.arm, pool, pool_body, ARM_VERSION, e);
 }
 
+static json_t *dev_line(const char *endpoint, struct err *e)
+{
+	OWNED_MEM char *token = identity_issue(d.identity, IDENTITY_AUDIENCE_DATA, DEV_OID,
+					       DEV_NAME, DEV_TOKEN_LIFETIME_S, e);
+	OWNED_MEM char *arm_token = identity_issue(d.identity, IDENTITY_AUDIENCE_ARM, DEV_OID,
+						   DEV_NAME, DEV_TOKEN_LIFETIME_S, e);
+	const char *secret = managed_identity_secret();
+
+	if (!token || !arm_token)
+		return NULL;
+	json_t *line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint",
+				 d.base_url, "token", token, "armToken", arm_token);
+	if (line && *secret) {
+		OWNED_MEM char *url = str_printf("%s/msi/token", d.base_url);
+
+		json_object_set_new(line, "identityEndpoint", url ? json_string(url) : NULL);
+		json_object_set_new(line, "identityHeader", json_string(secret));
+	}
+	return line;
+}
+
 static void print_ready(void)
 {
 	struct err e = ERR_INIT;
 	OWNED_MEM char *endpoint = str_printf("%s/subscriptions/" SUBSCRIPTION
 					      "/resourceGroups/default/sessionPools/default",
 					      d.base_url);
-	OWNED_MEM char *token = NULL;
-	OWNED_MEM char *arm_token = NULL;
-	json_t *line;
+	json_t *line = d.options.dev ? dev_line(endpoint, &e)
+				     : json_pack("{s:s}", "armEndpoint", d.base_url);
 
-	if (d.options.dev) {
-		token = identity_issue(d.identity, IDENTITY_AUDIENCE_DATA, DEV_OID, "dev",
-				       DEV_TOKEN_LIFETIME_S, &e);
-		arm_token = identity_issue(d.identity, IDENTITY_AUDIENCE_ARM, DEV_OID, "dev",
-					   DEV_TOKEN_LIFETIME_S, &e);
-		if (!token || !arm_token)
-			fatal(&e);
-		line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint",
-				 d.base_url, "token", token, "armToken", arm_token);
-	} else {
-		line = json_pack("{s:s}", "armEndpoint", d.base_url);
-	}
+	if (e.code != ERR_NONE)
+		fatal(&e);
 	OWNED_MEM char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
 
 	if (text)
 		printf("%s\n", text);
 	fflush(stdout);
 	json_decref(line);
+}
+
+/* With --dev only: on a machine that others use, tokens come from 'bivouac token'. */
+static int dev_routes(struct err *e)
+{
+	if (!d.options.dev)
+		return 0;
+	if (managed_identity_allowed(d.address))
+		return managed_identity_routes(d.identity, DEV_OID, DEV_NAME, d.server, e);
+	log_info("no /msi/token: %s is not a loopback address", d.address);
+	return 0;
 }
 
 static int start_http(struct err *e)
@@ -344,15 +375,18 @@ static int start_http(struct err *e)
 	};
 	struct data_plane_config plane = {
 		.pools = d.pools,
+		.store = d.store,
 		.metadata = metadata_of,
 		.code_max = (size_t)d.options.code_max,
 		.list_max = (uint32_t)d.options.list_max,
+		.default_pool = d.options.dev ? DEV_POOL_KEY : NULL,
 	};
 
 	d.server = http_server_new(&config, &d.port, e);
 	if (!d.server ||
 	    http_server_routes(d.server, own_routes, ARRAY_LEN(own_routes), NULL, e) < 0 ||
-	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0)
+	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0 ||
+	    dev_routes(e) < 0)
 		return -1;
 	snprintf(d.base_url, sizeof(d.base_url), "http://%s:%u", d.address, d.port);
 	return 0;
@@ -450,6 +484,13 @@ static const char *egress_off(void)
 	return d.egress_off;
 }
 
+static const char *container_type(size_t n)
+{
+	const struct runtime *r = images_at(d.images, n);
+
+	return r ? r->container_type : NULL;
+}
+
 static int start_services(int jailer_fd, struct err *e)
 {
 	struct options *o = &d.options;
@@ -457,15 +498,18 @@ static int start_services(int jailer_fd, struct err *e)
 		.subscription = SUBSCRIPTION,
 		.location = o->location,
 		.egress_off = egress_off,
+		.container_type = container_type,
 	};
 	struct pools_config pools = {
-		.image_of = image_of,
+		.runtime_of = runtime_of,
 		.ready_default = (int)o->ready,
 		.shells = (int)o->shells,
 		.starting_max = (int)o->starting_max,
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.contexts_max = (int)o->contexts_max,
+		.terminals_max = (int)o->terminals_max,
 		.queued_code_max = (uint64_t)o->queued_code_max,
 		.results_kept_max = (uint64_t)o->results_kept_max,
 		.names_wait_ms = 200,

@@ -65,6 +65,9 @@ static const struct option_row {
 	  "entries of one file listing" },
 	{ "executions-kept", NUMBER, AT(executions_kept), "N", "64", 1, 10000,
 	  "finished executions remembered per session" },
+	{ "contexts-max", NUMBER, AT(contexts_max), "N", "8", 1, 16,
+	  "contexts of one session, the default one included" },
+	{ "terminals-max", NUMBER, AT(terminals_max), "N", "4", 0, 8, "terminals of one session" },
 	{ "queued-code-max", NUMBER, AT(queued_code_max), "BYTES", "67108864", 1024, 1L << 40,
 	  "source text of the executions that wait in one session" },
 	{ "results-kept-max", NUMBER, AT(results_kept_max), "BYTES", "33554432", 1024, 1L << 40,
@@ -215,7 +218,8 @@ void options_help(FILE *out)
 			fprintf(out, " (default %s)", rows[i].fallback);
 		fputc('\n', out);
 	}
-	fputs("\nWhen ready it prints one line of JSON: endpoint, armEndpoint, and with --dev token and armToken.\n"
+	fputs("\nWhen ready it prints one line of JSON: endpoint, armEndpoint, and with --dev token, armToken,\n"
+	      "and on a loopback address identityEndpoint and identityHeader (for IDENTITY_ENDPOINT and IDENTITY_HEADER).\n"
 	      "SIGTERM ends it; sessions end with it unless --keep-sessions is given.\n",
 	      out);
 }

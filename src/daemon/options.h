@@ -37,6 +37,8 @@ struct options {
 	long result_max;
 	long list_max;
 	long executions_kept;
+	long contexts_max;
+	long terminals_max;
 	long queued_code_max;
 	long results_kept_max;
 	long idle_timeout_s;

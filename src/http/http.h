@@ -178,3 +178,6 @@ int http_stream_begin(struct http_request *rq, int status, const char *content_t
 size_t http_stream_write(struct http_request *rq, const void *data, size_t len);
 void http_stream_end(struct http_request *rq);
 void http_stream_abort(struct http_request *rq);
+/** http_stream_hold: so many bytes wait outside the queue for room in it, and count in buffers_max;
+ * false, and not counted, if there is no room for them. */
+bool http_stream_hold(struct http_request *rq, size_t bytes);

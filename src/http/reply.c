@@ -364,6 +364,20 @@ static void reply_unauthorized(struct http_request *rq, const struct err *e)
 	http_reply_empty(rq, 401);
 }
 
+/* Clients show the body alone, and one tells a missing file only by the status number in it. */
+static void add_message(struct buf *b, const struct err *e, int status)
+{
+	char text[ERR_MSG_MAX + sizeof(" (404)")];
+	char number[sizeof("404")];
+
+	snprintf(number, sizeof(number), "%d", status);
+	if (strstr(e->msg, number))
+		snprintf(text, sizeof(text), "%s", e->msg);
+	else
+		snprintf(text, sizeof(text), "%s (%s)", e->msg, number);
+	add_json_text(b, str_from(text));
+}
+
 void http_reply_err(struct http_request *rq, const struct err *e)
 {
 	int status = err_http_status(e->code);
@@ -378,7 +392,7 @@ void http_reply_err(struct http_request *rq, const struct err *e)
 	}
 	buf_init(&b, 16 * ERR_MSG_MAX);
 	buf_addf(&b, "{\"error\":{\"code\":\"%s\",\"message\":", code);
-	add_json_text(&b, str_from(e->msg));
+	add_message(&b, e, status);
 	buf_addf(&b, ",\"traceId\":\"%s\"}}", rq->id);
 	http_set_header(rq, "x-ms-error-code", code);
 	if (buf_ok(&b)) {
@@ -534,6 +548,11 @@ void http_stream_abort(struct http_request *rq)
 		request_wake(rq);
 	else
 		request_kill(rq);
+}
+
+bool http_stream_hold(struct http_request *rq, size_t bytes)
+{
+	return rq->ended || buffers_set(rq, BUFFER_REPLY, bytes);
 }
 
 /* MHD wants up to max bytes of the response body. */

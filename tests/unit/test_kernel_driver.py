@@ -178,10 +178,10 @@ class Kernel:
                     return None
                 self.buffer += chunk
 
-    def start(self, code):
+    def start(self, code, flags=0):
         self.number += 1
         data = code if isinstance(code, bytes) else code.encode("utf-8", "surrogatepass")
-        self.sock.sendall(frame(RUN, struct.pack("<I", self.number) + blob(data)))
+        self.sock.sendall(frame(RUN, struct.pack("<IB", self.number, flags) + blob(data)))
 
     def finish(self, timeout=30.0):
         displays = []
@@ -303,6 +303,13 @@ def test_warm_up_leaves_nothing(kernel):
     assert (got.kind, got.value, got.out, got.err) == (TEXT, expected, "", "")
     assert kernel.value("2") == (INT, "2")
     assert kernel.value("_") == (INT, "2")
+
+
+def test_cell_zero_is_the_drivers_own(kernel):
+    kernel.sock.sendall(frame(RUN, struct.pack("<IB", 0, 0) + blob(b"")))
+    got = kernel.finish()
+    assert (got.status, got.kind, got.value, got.out, got.err) == (OK, NULL, "", "", "")
+    assert kernel.run("").kind == NONE
 
 
 def test_state_persists_between_cells(kernel):
@@ -870,9 +877,9 @@ def test_garbage_ends_the_kernel(zygote):
     rng = random.Random(7)
     frames = [
         frame(RUN, b""),
-        frame(RUN, b"\0" * 7),
-        frame(RUN, struct.pack("<II", 1, 5) + b"abc"),
-        frame(RUN, struct.pack("<II", 1, 2) + b"abc"),
+        frame(RUN, b"\0" * 8),
+        frame(RUN, struct.pack("<IBI", 1, 0, 5) + b"abc"),
+        frame(RUN, struct.pack("<IBI", 1, 0, 2) + b"abc"),
         frame(INIT, blob(b"x")),
         frame(99, b"hello"),
         struct.pack("<IB", 0xFFFFFFFF, RUN),
@@ -892,12 +899,12 @@ def test_garbage_ends_the_kernel(zygote):
 
 def test_frames_in_pieces_and_in_bulk(kernel):
     code = b"len('" + b"z" * 300000 + b"')"
-    data = frame(RUN, struct.pack("<I", 1) + blob(code))
+    data = frame(RUN, struct.pack("<IB", 1, 0) + blob(code))
     for i in range(0, len(data), 50000):
         kernel.sock.sendall(data[i : i + 50000])
         time.sleep(0.005)
     assert kernel.finish().value == "300000"
-    small = frame(RUN, struct.pack("<I", 2) + blob(b"1+1"))
+    small = frame(RUN, struct.pack("<IB", 2, 0) + blob(b"1+1"))
     for byte in small:
         kernel.sock.sendall(bytes([byte]))
     assert kernel.finish().value == "2"

@@ -85,7 +85,7 @@ class Kernel:
 
     # Running
 
-    def run(self, number, source):
+    def run(self, number, source, _flags=0):
         """Run one cell and return its DONE frame. Nothing raised by user code gets out of here."""
         exc = None
         self._in_cell = True

@@ -43,6 +43,7 @@ ENVIRONMENT = {
 
 # Each page these touch is memory of every idle session: they stop short of the pretty printer.
 _WARM_UP = (b"x = 1\nprint(repr(x))", b"1+1", b"1+1")
+_FIRST = b"None"  # cell 0, which the agent leaves to us
 
 
 class StdinNotImplementedError(NotImplementedError):
@@ -94,8 +95,10 @@ def _loop(kernel, channel):
             return 0
         if frame[0] != proto.RUN:
             raise proto.ProtocolError("expected RUN")
-        number, code = proto.parse_run(frame[1])
-        send(run(number, code.decode("utf-8", "replace")))
+        number, flags, code = proto.parse_run(frame[1])
+        if not number and not code:
+            code = _FIRST
+        send(run(number, code.decode("utf-8", "replace"), flags))
         housekeep()
 
 
