@@ -125,19 +125,24 @@ int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 
 }
 
 /* SECURITY: names in a sandbox may be any bytes; JSON gets valid UTF-8. */
-static void put_name(struct buf *b, const char *key, struct str name)
+void files_clean_name(struct buf *b, struct str name)
 {
-	json_key(b, key);
 	if (utf8_valid(name)) {
-		json_str(b, name);
+		buf_add_str(b, name);
 		return;
 	}
+	for (size_t i = 0; i < name.len; i++)
+		buf_add(b, (unsigned char)name.ptr[i] < 0x80 ? &name.ptr[i] : "\xef\xbf\xbd",
+			(unsigned char)name.ptr[i] < 0x80 ? 1 : 3);
+}
+
+static void put_name(struct buf *b, const char *key, struct str name)
+{
 	struct buf clean;
 
 	buf_init(&clean, AGENT_PATH_MAX * 3);
-	for (size_t i = 0; i < name.len; i++)
-		buf_add(&clean, (unsigned char)name.ptr[i] < 0x80 ? &name.ptr[i] : "\xef\xbf\xbd",
-			(unsigned char)name.ptr[i] < 0x80 ? 1 : 3);
+	files_clean_name(&clean, name);
+	json_key(b, key);
 	json_str(b, buf_str(&clean));
 	buf_done(&clean);
 }

@@ -208,6 +208,12 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 	(void)ctx;
 	if (!route->permission)
 		return 0;
+	if (strcmp(route->permission, DATA_PLANE_MCP) == 0) {
+		int key = data_plane_api_key(rq, e);
+
+		if (key)
+			return key > 0 ? 0 : -1;
+	}
 	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
@@ -369,6 +375,7 @@ static int start_http(struct err *e)
 	};
 	struct data_plane_config plane = {
 		.pools = d.pools,
+		.store = d.store,
 		.metadata = metadata_of,
 		.code_max = (size_t)d.options.code_max,
 		.list_max = (uint32_t)d.options.list_max,
@@ -477,6 +484,13 @@ static const char *egress_off(void)
 	return d.egress_off;
 }
 
+static const char *container_type(size_t n)
+{
+	const struct runtime *r = images_at(d.images, n);
+
+	return r ? r->container_type : NULL;
+}
+
 static int start_services(int jailer_fd, struct err *e)
 {
 	struct options *o = &d.options;
@@ -484,6 +498,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.subscription = SUBSCRIPTION,
 		.location = o->location,
 		.egress_off = egress_off,
+		.container_type = container_type,
 	};
 	struct pools_config pools = {
 		.runtime_of = runtime_of,

@@ -87,6 +87,8 @@ struct http_config {
 struct http_tls *http_tls_new(const char *certificate_pem, const char *key_pem, struct err *e);
 int http_tls_reload(struct http_tls *t, const char *certificate_pem, const char *key_pem,
 		    struct err *e);
+/** http_tls_expires: when the server's certificate does, seconds since the epoch. */
+int64_t http_tls_expires(const struct http_tls *t);
 void http_tls_free(struct http_tls *t); /* accepts NULL */
 /** http_bind: a socket for http_config.socket_fd, for processes that may not bind later. Does not
  * listen. */
@@ -176,3 +178,6 @@ int http_stream_begin(struct http_request *rq, int status, const char *content_t
 size_t http_stream_write(struct http_request *rq, const void *data, size_t len);
 void http_stream_end(struct http_request *rq);
 void http_stream_abort(struct http_request *rq);
+/** http_stream_hold: so many bytes wait outside the queue for room in it, and count in buffers_max;
+ * false, and not counted, if there is no room for them. */
+bool http_stream_hold(struct http_request *rq, size_t bytes);

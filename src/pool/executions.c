@@ -91,11 +91,12 @@ static void copy_sid(const struct session *s, char sid[33])
 
 static int store_request(struct execution *x, struct err *e)
 {
-	json_t *doc = json_pack(
-		"{s:s%,s:b,s:s,s:s,s:s,s:I,s:I,s:I}", "code", x->code, x->code_len, "argv", x->argv,
-		"context", x->context->name, "language", x->context->language, "executionType",
-		x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms, "outputMax",
-		(json_int_t)x->output_max, "memoryBytes", (json_int_t)x->memory_bytes);
+	json_t *doc = json_pack("{s:s%,s:b,s:b,s:s,s:s,s:s,s:I,s:I,s:I}", "code", x->code,
+				x->code_len, "argv", x->argv, "command", x->command, "context",
+				x->context->name, "language", x->context->language, "executionType",
+				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms,
+				"outputMax", (json_int_t)x->output_max, "memoryBytes",
+				(json_int_t)x->memory_bytes);
 	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 	struct store_execution row = {
 		.id = x->id,
@@ -161,6 +162,7 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	x->context = c;
 	x->arrival = ++s->arrivals;
 	x->argv = p->argv;
+	x->command = p->command;
 	x->watcher = p->watcher;
 	if (p->id)
 		snprintf(x->id, sizeof(x->id), "%s", p->id);
@@ -658,17 +660,19 @@ static int read_request(struct execution *x, const char *request, const char **r
 	json_int_t memory = 0;
 	size_t len = 0;
 	int argv = 0;
+	int command = 0;
 
 	*ret_doc = doc;
 	if (!doc ||
-	    json_unpack(doc, "{s:s%,s?b,s?s,s?s,s:s,s:I,s:I,s?I}", "code", &code, &len, "argv",
-			&argv, "context", ret_context, "language", ret_language, "executionType",
-			&type, "timeoutMs", &timeout, "outputMax", &output, "memoryBytes",
-			&memory) < 0 ||
+	    json_unpack(doc, "{s:s%,s?b,s?b,s?s,s?s,s:s,s:I,s:I,s?I}", "code", &code, &len, "argv",
+			&argv, "command", &command, "context", ret_context, "language",
+			ret_language, "executionType", &type, "timeoutMs", &timeout, "outputMax",
+			&output, "memoryBytes", &memory) < 0 ||
 	    !(x->code = str_dup((struct str){ code, len })))
 		return -1;
 	x->code_len = len;
 	x->argv = argv;
+	x->command = command;
 	snprintf(x->execution_type, sizeof(x->execution_type), "%s", type);
 	x->timeout_ms = (uint32_t)timeout;
 	x->output_max = (uint32_t)output;

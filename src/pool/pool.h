@@ -198,6 +198,8 @@ struct execution_watcher {
 struct execution_params {
 	struct str code;     /* argv: words, each ended by a NUL byte */
 	bool argv;           /* code is a program and its arguments */
+	bool command;        /* kept for who reads the result: it was asked for as a command, its
+				value is an exit code */
 	struct str context;  /* name; empty: that of the language, or `default` */
 	struct str language; /* empty: the context's. Without a context: the first context is
 				`default` for the image's first language, else named after it */
@@ -220,6 +222,7 @@ struct execution {
 	uint64_t op;
 	bool async;
 	bool argv;
+	bool command;
 	bool canceled;                           /* asked for; its result will say so */
 	const struct execution_watcher *watcher; /* NULL: nobody (any more) */
 	bool streamed;                           /* the agent was told that somebody watches */

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+'use strict';
+
+// Cells, one at a time: run, wait for what they await, answer with one DONE.
+
+const proto = require('./proto.js');
+const errors = require('./errors.js');
+const values = require('./values.js');
+const evaluator = require('./evaluate.js');
+const display = require('./display.js');
+
+const { VALUE } = proto;
+const { bytes } = proto;
+const apply = Reflect.apply;
+const { then } = Promise.prototype;
+const later = setImmediate;
+
+const UNCAUGHT = 'uncaughtException';
+// Touches what a first cell touches. Its error and its output go nowhere.
+const WARM_UP = `console.log([1, {a: 'x'}]); console.error(1); await 1;
+	try { null.x } catch (error) { console.log(error) } ({warm: [1, 'up']})`;
+
+class Cells {
+	constructor(native, streams, send) {
+		this.native = native;
+		this.streams = streams;
+		this.send = send;
+		this.current = null;
+		this.exitCode = 0;
+		this.onUncaught = (error) => this.uncaught(error);
+		display.target.image = (image) => this.image(image);
+	}
+
+	run({ number, flags, code }) {
+		const cell = { number, frame: null, image: null };
+		this.keepListening();
+		this.current = cell;
+		this.streams.mute(number === 0);
+		this.native.arm();
+		if (flags & proto.RUN_ARGV) {
+			this.fail(cell, errors.plain('NotSupported', 'commands are not run by this language'));
+			return;
+		}
+		try {
+			evaluator.evaluate(number === 0 ? WARM_UP : code, number,
+				(result) => this.evaluated(cell, result));
+		} catch (error) {
+			this.fail(cell, errors.describe(error));
+		}
+	}
+
+	evaluated(cell, result) {
+		if (cell !== this.current) {
+			return; // it was interrupted
+		}
+		if (result.thrown) {
+			this.fail(cell, errors.describe(result.value, result.place));
+		} else {
+			this.resolve(cell, result.value);
+		}
+	}
+
+	// Called again with what a promise comes to.
+	resolve(cell, value) {
+		if (cell !== this.current) {
+			return;
+		}
+		try {
+			if (values.isPromise(value)) {
+				apply(then, value, [
+					(settled) => this.resolve(cell, settled),
+					(error) => this.reject(cell, error),
+				]);
+				return;
+			}
+			this.succeed(cell, values.render(value));
+		} catch (error) {
+			this.fail(cell, errors.describe(error));
+		}
+	}
+
+	reject(cell, error) {
+		if (cell === this.current) {
+			this.fail(cell, errors.describe(error));
+		}
+	}
+
+	succeed(cell, value) {
+		if (value.image) {
+			this.image(value);
+		}
+		this.settle(cell, () => proto.done(cell.image ?? value));
+	}
+
+	fail(cell, error) {
+		this.settle(cell, () => proto.failed(proto.ERROR, error));
+	}
+
+	// Not at once: a promise that the cell rejected and left alone is reported before that.
+	settle(cell, frame) {
+		const first = cell.frame === null;
+		cell.frame = frame;
+		if (first) {
+			later(() => this.finish(cell));
+		}
+	}
+
+	finish(cell) {
+		if (cell !== this.current) {
+			return;
+		}
+		this.native.disarm();
+		this.current = null;
+		this.streams.restore();
+		this.streams.mute(false);
+		this.keepListening();
+		evaluator.release();
+		this.send(cell.number === 0 ? proto.done(values.NONE) : cell.frame());
+	}
+
+	/** The native part has terminated running code, or an interrupt found none running. */
+	wake(interrupted) {
+		const cell = this.current;
+		if (cell === null) {
+			return;
+		}
+		if (interrupted) {
+			const error = errors.plain('Interrupted', 'the cell was interrupted');
+			cell.frame = () => proto.failed(proto.INTERRUPTED, error);
+		} else if (this.exitCode === 0) {
+			cell.frame = () => proto.done(cell.image ?? values.NONE);
+		} else {
+			const error = errors.plain('ProcessExit', `process.exit(${this.exitCode})`);
+			cell.frame = () => proto.failed(proto.ERROR, error);
+		}
+		this.finish(cell);
+	}
+
+	/** process.exit(): ends the cell, or the callback it is called from; never returns. */
+	exit(code) {
+		this.exitCode = (code ?? process.exitCode ?? 0) & 0xff;
+		process.exitCode = undefined;
+		this.native.stop();
+		for (;;);
+	}
+
+	image(value) {
+		const cell = this.current;
+		if (cell === null) {
+			return false;
+		}
+		this.send(proto.display(value));
+		cell.image = value;
+		return true;
+	}
+
+	// What nobody caught: the running cell's error, else a message. A handler of the user's own
+	// comes first.
+	uncaught(error) {
+		if (process.listenerCount(UNCAUGHT) > 1) {
+			return;
+		}
+		const described = errors.describe(error);
+		if (this.current !== null) {
+			this.fail(this.current, described);
+			return;
+		}
+		const again = proto.bytes('Uncaught ');
+		const prefixed = described.traceback.subarray(0, again.length).equals(again);
+		this.native.write(2, prefixed ? described.traceback
+			: Buffer.concat([again, described.traceback]));
+	}
+
+	keepListening() {
+		if (!process.listeners(UNCAUGHT).includes(this.onUncaught)) {
+			process.on(UNCAUGHT, this.onUncaught);
+		}
+	}
+}
+
+module.exports = { Cells };
