@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
 	# build
 	gcc libc6-dev make meson ninja-build pkg-config
-	libuv1-dev libmicrohttpd-dev libjansson-dev libcjose-dev libssl-dev libsqlite3-dev libseccomp-dev
+	libuv1-dev libmicrohttpd-dev libgnutls28-dev libwslay-dev libjansson-dev libcjose-dev libssl-dev libsqlite3-dev libseccomp-dev
 	libcurl4-openssl-dev libmnl-dev libsmartcols-dev libinih-dev python3-dev
 	# image
 	mmdebstrap arch-test

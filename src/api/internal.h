@@ -103,3 +103,7 @@ void mcp_post(struct http_request *rq, void *ctx);
 /** mcp_authorize: 1: the request brings the key of its pool's MCP server, 0: none, -1: a wrong one.
  */
 int mcp_authorize(struct http_request *rq, const struct data_plane_config *config, struct err *e);
+
+/* terminal.c */
+void terminal_get(struct http_request *rq, void *ctx);
+void terminal_list(struct http_request *rq, void *ctx);

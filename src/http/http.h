@@ -87,6 +87,8 @@ struct http_config {
 struct http_tls *http_tls_new(const char *certificate_pem, const char *key_pem, struct err *e);
 int http_tls_reload(struct http_tls *t, const char *certificate_pem, const char *key_pem,
 		    struct err *e);
+/** http_tls_expires: when the server's certificate does, seconds since the epoch. */
+int64_t http_tls_expires(const struct http_tls *t);
 void http_tls_free(struct http_tls *t); /* accepts NULL */
 /** http_bind: a socket for http_config.socket_fd, for processes that may not bind later. Does not
  * listen. */
