@@ -15,6 +15,7 @@
 #include "daemon/privileges.h"
 #include "daemon/tls.h"
 #include "http/http.h"
+#include "http/websocket.h"
 #include "identity/identity.h"
 #include "image/image.h"
 #include "loop/loop.h"
@@ -46,6 +47,7 @@
 #define FILES_RESERVE_MAX 1024
 #define DEV_POOL_PATH                                                                              \
 	"/subscriptions/" SUBSCRIPTION "/resourceGroups/default/sessionPools/default"
+#define TOKEN_MAX         2048
 #define LOCK_TRIES        250
 #define LOCK_PAUSE_US     20000
 #define ARM_VERSION       "2025-07-01"
@@ -249,7 +251,12 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
 
-	http_header(rq, "Authorization", &header);
+	char bearer[TOKEN_MAX + sizeof("Bearer ")] = "Bearer ";
+
+	/* Browsers cannot give a WebSocket an Authorization header. */
+	if (!http_header(rq, "Authorization", &header) && websocket_wanted(rq) &&
+	    websocket_bearer(rq, bearer + strlen(bearer), TOKEN_MAX))
+		header = str_from(bearer);
 	if (identity_check(d.identity, header, plane, &found, e) < 0)
 		return -1;
 	struct identity_caller *caller = malloc(sizeof(*caller));
