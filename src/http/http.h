@@ -96,6 +96,8 @@ int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e);
 /** http_server_new: binds and listens; *ret_port is the bound port. */
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e);
+/** http_tls_port: of the TLS listener; 0 without one. */
+uint16_t http_tls_port(const struct http_server *s);
 /** http_server_routes: adds a table (not copied, must outlive the server); ctx goes to its
  * handlers. */
 int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,

@@ -193,9 +193,10 @@ static void check_upgraded(struct peer *p, int64_t now)
 	}
 	if (poll(&fd, 1, 0) <= 0)
 		return;
-	/* What MHD has read it has handed on by the second look. */
+	/* What MHD has read it has handed on by the second look. Behind a reset nothing comes. */
 	ioctl(p->fd, FIONREAD, &unread);
-	websocket_left(p->rq->websocket, p->gone && !unread);
+	websocket_left(p->rq->websocket,
+		       p->gone && (!unread || (fd.revents & (POLLERR | POLLHUP))));
 	p->gone = true;
 }
 

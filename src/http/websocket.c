@@ -481,7 +481,9 @@ static void begin_linger(struct websocket *ws)
 	if (ws->stage != STAGE_OPEN)
 		return;
 	ws->stage = STAGE_LINGER;
-	shutdown(ws->fd, SHUT_WR);
+	/* MHD 0.9.75 does not notice the end of its socket pair after the end of one half. */
+	if (!ws->rq->listener->tls)
+		shutdown(ws->fd, SHUT_WR);
 }
 
 static void drop_input(struct websocket *ws)
