@@ -83,6 +83,8 @@ void files_download(struct call *c, struct str path);
 /** files_path: joins the `path` parameter and a name from the URL or the upload to
  * a checked path. */
 int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 1], struct err *e);
+/** call_fail_file: as call_fail, for a call on one path. */
+void call_fail_file(struct call *c, const char *path, const struct err *e);
 const char *files_content_type(struct str name);
 /** files_clean_name: adds a name as valid UTF-8. */
 void files_clean_name(struct buf *b, struct str name);
@@ -103,3 +105,7 @@ void mcp_post(struct http_request *rq, void *ctx);
 /** mcp_authorize: 1: the request brings the key of its pool's MCP server, 0: none, -1: a wrong one.
  */
 int mcp_authorize(struct http_request *rq, const struct data_plane_config *config, struct err *e);
+
+/* terminal.c */
+void terminal_get(struct http_request *rq, void *ctx);
+void terminal_list(struct http_request *rq, void *ctx);

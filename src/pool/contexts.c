@@ -593,9 +593,12 @@ int context_open(struct session *s, struct str name, struct str language, struct
 
 static struct context *must_find(struct session *s, struct str name, struct err *e)
 {
-	struct context *c = check_name(name, e) < 0 ? NULL : context_find(s, name);
+	struct context *c;
 
-	if (!c && e->code == ERR_NONE)
+	if (check_name(name, e) < 0)
+		return NULL;
+	c = context_find(s, name);
+	if (!c)
 		err_set(e, ERR_NO_CONTEXT, "The session has no context '%.*s'.", STR_ARG(name));
 	return c;
 }

@@ -125,9 +125,10 @@ static bool take_credit(struct agent_link *l, uint64_t op, struct wire_reader *r
 	if (!wire_ok(r))
 		return false;
 	if (!t)
-		return true; /* of an earlier daemon's input */
+		return true;
+	/* More than was sent here: an earlier daemon's input was taken now. */
 	if (bytes > AGENT_STREAM_WINDOW - t->in_window)
-		return false;
+		bytes = AGENT_STREAM_WINDOW - t->in_window;
 	t->in_window += bytes;
 	if (t->starved && t->ev && t->in_window >= AGENT_STREAM_CHUNK) {
 		t->starved = false;

@@ -84,12 +84,14 @@ def node(clients, daemon, tmp_path):
     flags = ["--experimental-global-webcrypto"] if old else []
 
     def run(program, **environment):
+        program = HERE / program
         (tmp_path / "node_modules").unlink(missing_ok=True)
         (tmp_path / "node_modules").symlink_to(clients / "node_modules")
-        shutil.copy(HERE / program, tmp_path)
+        if program != tmp_path / program.name:
+            shutil.copy(program, tmp_path)
         report = tmp_path / "report.json"
         done = subprocess.run(
-            ["node", *flags, program],
+            ["node", *flags, program.name],
             cwd=tmp_path,
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REPORT": str(report), **environment},
             capture_output=True,
