@@ -169,8 +169,8 @@ static void check_body(struct http_server *s, struct peer *p, int64_t now)
 }
 
 /*
- * An upgraded connection is its WebSocket's, but over TLS MHD keeps the end of file to itself, and a
- * paused one reads nothing. What is left to be sent at its end may stay there for a while only.
+ * An upgraded connection is its WebSocket's, but over TLS MHD keeps the end of file to itself, and
+ * a paused one reads nothing. What is left to be sent at its end may stay there for a while only.
  */
 static void check_upgraded(struct peer *p, int64_t now)
 {

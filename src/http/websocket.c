@@ -47,21 +47,21 @@ struct websocket {
 	struct loop_watch *watch;
 	struct loop_timer *timer;
 	wslay_event_context_ptr wslay;
-	struct buf early;   /* what came in one read with the request's head */
-	struct buf message; /* so much of it as has come */
-	struct buf held;    /* messages that one read brought after a pause */
-	uint8_t opcode;     /* of the frame that comes in */
-	size_t fed;         /* in this turn */
+	struct buf early;    /* what came in one read with the request's head */
+	struct buf message;  /* so much of it as has come */
+	struct buf held;     /* messages that one read brought after a pause */
+	uint8_t opcode;      /* of the frame that comes in */
+	size_t fed;          /* in this turn */
 	uint64_t frame_left; /* of the frame that goes out */
-	size_t controls;    /* frames that wait to go out */
+	size_t controls;     /* frames that wait to go out */
 	bool paused;
 	bool full;    /* a send did not fit */
 	bool starved; /* for buffers_max */
 	bool left;    /* over TLS, where MHD keeps the end of file to itself */
 	bool broken;
-	bool failing; /* our close says what the peer did wrong */
-	bool closing; /* our close is queued */
-	bool told;    /* closed() has been called */
+	bool failing;   /* our close says what the peer did wrong */
+	bool closing;   /* our close is queued */
+	bool told;      /* closed() has been called */
 	int64_t due_ms; /* the timer */
 	int64_t goodbye_ms;
 	int64_t left_ms;
@@ -109,7 +109,8 @@ bool websocket_wanted(struct http_request *rq)
 {
 	struct str version;
 
-	return wants_upgrade(rq) && http_header(rq, "Sec-WebSocket-Version", &version) && str_eq(version, STR("13"));
+	return wants_upgrade(rq) && http_header(rq, "Sec-WebSocket-Version", &version) &&
+	       str_eq(version, STR("13"));
 }
 
 static bool base64url_decode(struct str text, char *out, size_t size)
@@ -144,9 +145,9 @@ bool websocket_bearer(struct http_request *rq, char *buf, size_t size)
 		struct str prefix = STR(BEARER_PREFIX);
 
 		if (str_starts_nocase(one, prefix))
-			return base64url_decode((struct str){ one.ptr + prefix.len,
-							      one.len - prefix.len },
-						buf, size);
+			return base64url_decode(
+				(struct str){ one.ptr + prefix.len, one.len - prefix.len }, buf,
+				size);
 	}
 	return false;
 }
@@ -182,8 +183,9 @@ static int check_request(struct http_request *rq, char ret_accept[static 32], st
 	struct str key = STR("");
 
 	if (!wants_upgrade(rq))
-		return err_set(e, ERR_UPGRADE_REQUIRED,
-			       "this is a WebSocket: send GET with Upgrade: websocket, Connection: Upgrade");
+		return err_set(
+			e, ERR_UPGRADE_REQUIRED,
+			"this is a WebSocket: send GET with Upgrade: websocket, Connection: Upgrade");
 	http_header(rq, "Sec-WebSocket-Version", &version);
 	if (!str_eq(version, STR("13")))
 		return err_set(e, ERR_UPGRADE_REQUIRED,
