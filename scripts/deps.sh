@@ -6,16 +6,19 @@ set -euo pipefail
 packages=(
 	# build
 	gcc libc6-dev make meson ninja-build pkg-config
-	libuv1-dev libmicrohttpd-dev libjansson-dev libcjose-dev libssl-dev libsqlite3-dev libseccomp-dev
+	libuv1-dev libmicrohttpd-dev libgnutls28-dev libwslay-dev libjansson-dev libcjose-dev libssl-dev libsqlite3-dev libseccomp-dev
 	libcurl4-openssl-dev libmnl-dev libsmartcols-dev libinih-dev python3-dev
 	# image
 	mmdebstrap arch-test
 	# run and test
-	curl ca-certificates iproute2 nftables procps util-linux python3 python3-pytest libcmocka-dev
-	qemu-system-x86
+	curl jq ca-certificates iproute2 nftables procps util-linux python3 python3-pytest libcmocka-dev qemu-system-x86
+	python3-aiohttp python3-httpx python3-requests
 	# lint
 	clang clang-format clang-tidy cppcheck shellcheck git
 )
+
+# Node.js runs published clients in tests/clients; any other one that is there will do.
+command -v node >/dev/null && command -v npm >/dev/null || packages+=(nodejs npm)
 
 missing=()
 for p in "${packages[@]}"; do

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # `make test`: units and corpora, plain and under sanitizers; end to end against the real daemon, plain and (a part of
-# it) under sanitizers; attacks from inside sessions. Closes with "N passed, N failed[, N skipped]".
+# it) under sanitizers; published clients; attacks from inside sessions. Closes with "N passed, N failed[, N skipped]".
 set -uo pipefail
 
 build=$(realpath "${BUILD:-build}")
@@ -64,10 +64,11 @@ else
 	failed=$((failed + 1))
 fi
 
-step "kernel driver"
+step "kernel drivers"
 BIVOUAC_TEST_ROOTFS=$("$build/bivouac" image path)
-export BIVOUAC_TEST_ROOTFS
-run_pytest tests/unit
+BIVOUAC_TEST_ROOTFS_NODE=$("$build/bivouac" image path --runtime node)
+export BIVOUAC_TEST_ROOTFS BIVOUAC_TEST_ROOTFS_NODE
+BIVOUAC_BIN_DIR=$build run_pytest tests/unit
 
 step "cgroup layouts in a micro VM"
 BIVOUAC_BIN_DIR=$build run_pytest tests/vm
@@ -75,12 +76,16 @@ BIVOUAC_BIN_DIR=$build run_pytest tests/vm
 step "end to end"
 BIVOUAC_BIN_DIR=$build run_pytest tests/e2e
 
+step "published clients"
+BIVOUAC_BIN_DIR=$build run_pytest tests/clients
+
 step "attacks"
 BIVOUAC_BIN_DIR=$build run_pytest tests/abuse
 
 step "end to end under sanitizers"
 BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_execute.py tests/e2e/test_files.py tests/e2e/test_bad_input.py tests/e2e/test_gateway.py \
-	tests/e2e/test_sessions.py tests/e2e/test_arm.py
+	tests/e2e/test_sessions.py tests/e2e/test_arm.py tests/e2e/test_client_bytes.py tests/e2e/test_identity_endpoint.py \
+	tests/e2e/test_superset_contract.py tests/e2e/test_superset_files.py tests/e2e/test_superset_service.py
 BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_limits.py -k memory
 
 echo

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/agent.h"
 
+#include "base/clock.h"
 #include "base/fdio.h"
 #include "base/own.h"
 #include "base/rand.h"
@@ -9,94 +10,134 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define OUTPUT_CHUNK 65536
-
-static void send_state(struct agent *a, enum agent_death death, uint32_t code)
+static void send_state(struct agent *a, uint32_t number, enum agent_kernel_state state,
+		       enum agent_death death, uint32_t code)
 {
 	struct buf b;
 
 	buf_init(&b, 16);
-	wire_put_u8(&b, (uint8_t)a->kernel.state);
+	wire_put_u32(&b, number);
+	wire_put_u8(&b, (uint8_t)state);
 	wire_put_u8(&b, (uint8_t)death);
 	wire_put_u32(&b, code);
 	conn_send(a, AGENT_KERNEL_STATE, 0, buf_str(&b));
 	buf_done(&b);
 }
 
-void kernel_send_status(struct agent *a)
+struct agent_kernel *kernel_find(struct agent *a, uint32_t number)
 {
-	struct buf b;
+	struct agent_kernel *k = number < AGENT_KERNELS_MAX ? a->kernels[number] : NULL;
 
-	buf_init(&b, 4096);
-	wire_put_u8(&b, (uint8_t)a->kernel.state);
-	wire_put_u32(&b, (uint32_t)a->done_count + (a->exec.running ? 1 : 0));
-	if (a->exec.running) {
-		wire_put_u64(&b, a->exec.op);
-		wire_put_u8(&b, AGENT_EXEC_RUNNING);
-	}
-	list_each(&a->done, struct agent_done, node, d) {
-		wire_put_u64(&b, d->op);
-		wire_put_u8(&b, AGENT_EXEC_FINISHED);
-	}
-	conn_send(a, AGENT_STATUS, 0, buf_str(&b));
-	buf_done(&b);
+	return k && k->state != AGENT_KERNEL_NONE ? k : NULL;
 }
 
-static void kernel_forget(struct agent *a)
+void kernel_arm(struct agent *a, struct agent_kernel *k, enum agent_deadline what, int64_t ms)
 {
-	struct agent_kernel *k = &a->kernel;
+	k->deadline = what;
+	k->deadline_ns = what == DEADLINE_NONE ? 0 : clock_mono_ns() + ms * 1000000;
+	agent_rearm(a);
+}
 
+void kernel_signal(const struct agent_kernel *k, int sig)
+{
+	/* SECURITY: a dead kernel's number may be another's, and to kill(), 0 is the agent's own
+	 * group. */
+	if (k->pid <= 1 || k->dead)
+		return;
+	kill(-k->pid, sig);
+	if (sig == SIGKILL)
+		kill(k->pid, sig);
+}
+
+static void watch(struct agent *a, struct agent_kernel *k)
+{
+	if (k->sock >= 0)
+		agent_watch(a, k->sock, EVENT_KERNEL, k->number,
+			    (k->waiting ? 0 : EPOLLIN) | (k->out.len ? EPOLLOUT : 0), &k->watched);
+}
+
+static void close_socket(struct agent *a, struct agent_kernel *k)
+{
+	/* Taken out by hand: the daemon may still hold the same socket. */
+	if (k->sock >= 0)
+		agent_watch(a, k->sock, EVENT_KERNEL, k->number, 0, &k->watched);
 	close_fd(&k->sock);
-	close_fd(&a->out.fd);
-	close_fd(&a->err.fd);
-	buf_done(&k->in);
-	buf_done(&k->out);
+	buf_clear(&k->out);
+}
+
+/* Nothing is left of it but the memory, which its callers still hold. */
+static void kernel_forget(struct agent *a, struct agent_kernel *k)
+{
+	close_socket(a, k);
+	output_close(a, k);
 	k->state = AGENT_KERNEL_NONE;
 	k->pid = 0;
-	k->writing = k->killed = k->warming = false;
-	if (a->deadline == DEADLINE_START)
-		agent_arm(a, DEADLINE_NONE, 0);
+	kernel_arm(a, k, DEADLINE_NONE, 0);
 }
 
-void kernel_attach(struct agent *a, int sock)
+void kernels_tidy(struct agent *a)
 {
-	struct agent_kernel *k = &a->kernel;
+	for (size_t i = 0; i < AGENT_KERNELS_MAX; i++) {
+		struct agent_kernel *k = a->kernels[i];
+
+		if (!k || k->state != AGENT_KERNEL_NONE)
+			continue;
+		buf_done(&k->label);
+		buf_done(&k->in);
+		buf_done(&k->out);
+		buf_done(&k->exec.displays);
+		buf_done(&k->streams[0].kept);
+		buf_done(&k->streams[1].kept);
+		free(k);
+		a->kernels[i] = NULL;
+	}
+}
+
+static struct agent_kernel *kernel_new(struct agent *a, uint32_t number, struct str label)
+{
+	kernels_tidy(a);
+	struct agent_kernel *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return NULL;
+	k->number = number;
+	k->sock = k->streams[0].fd = k->streams[1].fd = -1;
+	k->state = AGENT_KERNEL_STARTING;
+	buf_init(&k->label, AGENT_LABEL_MAX);
+	buf_init(&k->in, KERNEL_FRAME_MAX + KERNEL_HEADER_SIZE + 65536);
+	buf_init(&k->out, AGENT_CODE_MAX + 4096);
+	buf_init(&k->exec.displays, KERNEL_FRAME_MAX);
+	buf_add_str(&k->label, label);
+	a->kernels[number] = k;
+	return k;
+}
+
+/* INIT with the write ends of two new pipes. */
+static bool send_init(struct agent_kernel *k)
+{
 	unsigned char entropy[32];
 	int out[2] = { -1, -1 };
-	int err[2];
+	int err[2] = { -1, -1 };
+	struct buf b;
 
-	if (k->state != AGENT_KERNEL_NONE) {
-		close(sock);
-		return;
-	}
 	if (pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0) {
-		close(sock);
 		close_fd(&out[0]);
 		close_fd(&out[1]);
-		send_state(a, AGENT_DEATH_KILLED, 0); /* so that it is tried again */
-		return;
+		return false;
 	}
 	/* Only our ends: the kernel's writes must block, as programs expect of a pipe. */
 	fd_set_nonblock(out[0], true);
 	fd_set_nonblock(err[0], true);
-	fd_set_nonblock(sock, true);
-	k->sock = sock;
-	k->cells = 0;
-	k->oom_kills = exec_oom_kills();
-	k->state = AGENT_KERNEL_STARTING;
-	a->out.fd = out[0];
-	a->err.fd = err[0];
-	agent_watch(a, sock, EVENT_KERNEL, EPOLLIN, true);
-	agent_watch(a, out[0], EVENT_STDOUT, EPOLLIN, true);
-	agent_watch(a, err[0], EVENT_STDERR, EPOLLIN, true);
-	struct buf b;
-
+	fd_set_nonblock(k->sock, true);
+	k->streams[0].fd = out[0];
+	k->streams[1].fd = err[0];
 	rand_bytes(entropy, sizeof(entropy));
 	buf_init(&b, 64);
 	wire_put_u32(&b, 4 + sizeof(entropy));
@@ -105,172 +146,211 @@ void kernel_attach(struct agent *a, int sock)
 	int fds[] = { out[1], err[1] };
 
 	/* A fresh socket has room for 41 bytes. */
-	fd_send(sock, b.ptr, b.len, fds, 2);
+	fd_send(k->sock, b.ptr, b.len, fds, 2);
 	buf_done(&b);
 	close(out[1]);
 	close(err[1]);
-	agent_arm(a, DEADLINE_START, AGENT_KERNEL_START_MS);
-	send_state(a, AGENT_DEATH_NONE, 0);
+	return true;
 }
 
-void kernel_output_event(struct agent *a, struct agent_output *o)
+void kernel_attach(struct agent *a, uint32_t number, struct str label, int sock)
 {
-	static char chunk[OUTPUT_CHUNK];
+	struct agent_kernel *k = kernel_find(a, number);
 
-	/* Bounded per turn: a flood must not keep the agent from its timer. */
-	for (int i = 0; i < 16 && o->fd >= 0; i++) {
-		ssize_t n = read(o->fd, chunk, sizeof(chunk));
-
-		if (n <= 0) {
-			if (n == 0)
-				close_fd(&o->fd); /* every writer closed it; the kernel may live on
-						   */
-			return;
-		}
-		if (!a->exec.running)
-			continue; /* output of a thread between executions belongs to nobody */
-		size_t room = o->kept.max > o->kept.len ? o->kept.max - o->kept.len : 0;
-
-		o->total += (uint64_t)n;
-		buf_add(&o->kept, chunk, (size_t)n < room ? (size_t)n : room);
-		if ((size_t)n < sizeof(chunk))
-			return;
+	if (k) {
+		close(sock);
+		send_state(a, number, k->state, AGENT_DEATH_NONE, 0);
+		return;
 	}
+	k = kernel_new(a, number, label);
+	if (!k) {
+		close(sock);
+		send_state(a, number, AGENT_KERNEL_NONE, AGENT_DEATH_KILLED, 0);
+		return;
+	}
+	k->sock = sock;
+	if (!send_init(k)) {
+		kernel_kill(a, k); /* so that it is tried again */
+		return;
+	}
+	k->oom_kills = exec_oom_kills();
+	watch(a, k);
+	output_resume(a, k);
+	kernel_arm(a, k, DEADLINE_START, AGENT_KERNEL_START_MS);
+	send_state(a, number, k->state, AGENT_DEATH_NONE, 0);
 }
 
-/* Everything that was written before a frame was sent is in the pipes now. */
-static void drain_output(struct agent *a)
+void kernel_kill(struct agent *a, struct agent_kernel *k)
 {
-	kernel_output_event(a, &a->out);
-	kernel_output_event(a, &a->err);
-}
-
-void kernel_kill(struct agent *a)
-{
-	struct agent_kernel *k = &a->kernel;
-
 	if (k->state == AGENT_KERNEL_NONE || k->killed)
 		return;
 	k->killed = true;
 	k->state = AGENT_KERNEL_BUSY;
 	if (k->pid > 1) {
-		kill(-k->pid, SIGKILL);
-		kill(k->pid, SIGKILL);
+		kernel_signal(k, SIGKILL);
+		return;
+	}
+	/* It never said READY; the end of its socket ends it, or it is an orphan now. */
+	kernel_forget(a, k);
+	send_state(a, k->number, AGENT_KERNEL_NONE, AGENT_DEATH_KILLED, 0);
+	reap_orphans(a);
+}
+
+/* The execution ends with the kernel; the answer does not wait for it: a process with gigabytes to
+ * give back takes its time to die. */
+static void kill_run(struct agent *a, struct agent_kernel *k, enum agent_exec_status why)
+{
+	k->exec.ending = why;
+	output_settle(a, k, KERNEL_GONE);
+	kernel_kill(a, k);
+	exec_finish(a, k, why, (struct str){ 0 }, "killed");
+}
+
+void kernel_end(struct agent *a, uint32_t number)
+{
+	struct agent_kernel *k = kernel_find(a, number);
+
+	if (k)
+		output_unwatched(a, k); /* what is over may end now as it did */
+	if (!k) {
+		send_state(a, number, AGENT_KERNEL_NONE, AGENT_DEATH_NONE, 0);
+	} else if (k->exec.running) {
+		kill_run(a, k, AGENT_RESULT_CANCELED);
 	} else {
-		kernel_forget(a); /* it never said READY; the end of its socket ends it */
-		send_state(a, AGENT_DEATH_KILLED, 0);
+		kernel_kill(a, k);
 	}
 }
 
-static void kernel_flush(struct agent *a)
+static void kernel_flush(struct agent *a, struct agent_kernel *k)
 {
-	struct agent_kernel *k = &a->kernel;
-
 	while (k->out.len) {
 		ssize_t n = send(k->sock, k->out.ptr, k->out.len, MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == EAGAIN)
+			break;
 		if (n < 0)
-			break; /* EAGAIN, or the end, which EPOLLHUP tells */
-		buf_consume(&k->out, (size_t)n);
+			buf_clear(&k->out); /* its end, which reading tells */
+		else
+			buf_consume(&k->out, (size_t)n);
 	}
-	if (k->writing != (k->out.len > 0)) {
-		k->writing = k->out.len > 0;
-		agent_watch(a, k->sock, EVENT_KERNEL, EPOLLIN | (k->writing ? EPOLLOUT : 0), false);
-	}
+	watch(a, k);
 	if (!k->out.len && k->out.cap > 256 * 1024)
 		buf_done(&k->out);
 }
 
-/* One cell without effect: what the way from here to the interpreter and back touches for the first
- * time is touched before anybody waits for it. */
-static void warm_up(struct agent *a)
+void kernel_run(struct agent *a, struct agent_kernel *k, uint8_t flags, struct str code)
 {
-	static const char code[] = "None";
-	struct buf *out = &a->kernel.out;
-
-	a->kernel.warming = true;
-	wire_put_u32(out, 4 + 4 + sizeof(code) - 1);
-	wire_put_u8(out, KERNEL_RUN);
-	wire_put_u32(out, 0);
-	wire_put_blob(out, STR(code));
-	kernel_flush(a);
+	wire_put_u32(&k->out, (uint32_t)(4 + 1 + 4 + code.len));
+	wire_put_u8(&k->out, KERNEL_RUN);
+	wire_put_u32(&k->out, k->cells++);
+	wire_put_u8(&k->out, flags);
+	wire_put_blob(&k->out, code);
+	kernel_flush(a, k);
 }
 
-static void kernel_frame(struct agent *a, uint8_t type, struct str payload)
+static void kernel_ready(struct agent *a, struct agent_kernel *k, struct str payload)
 {
-	struct agent_kernel *k = &a->kernel;
 	struct wire_reader r = wire_reader(payload.ptr, payload.len);
+	/* SECURITY: no user code has run yet, so the pid is the driver's word. */
+	pid_t pid = (pid_t)wire_get_u32(&r);
+
+	if (!wire_ok(&r) || pid <= 1 || reap_known(a, pid)) {
+		kernel_kill(a, k);
+		return;
+	}
+	k->pid = pid;
+	k->warming = true;
+	/* Cell 0: what the way from here to the interpreter and back touches for the first time is
+	 * touched before anybody waits for it. */
+	kernel_run(a, k, 0, STR(""));
+}
+
+/* False: it has to wait for output that was written before it. */
+static bool kernel_frame(struct agent *a, struct agent_kernel *k, uint8_t type, struct str payload)
+{
+	struct agent_exec *x = &k->exec;
 
 	if (type == KERNEL_READY && k->state == AGENT_KERNEL_STARTING && !k->warming) {
-		/* SECURITY: no user code has run yet, so the pid is the driver's word. */
-		k->pid = (pid_t)wire_get_u32(&r);
-		if (!wire_ok(&r) || k->pid <= 1) {
-			k->pid = 0;
-			kernel_kill(a);
-			return;
-		}
-		warm_up(a);
+		kernel_ready(a, k, payload);
 	} else if (type == KERNEL_DONE && k->warming) {
-		drain_output(a);
+		output_settle(a, k, type);
 		k->warming = false;
 		k->state = AGENT_KERNEL_IDLE;
-		agent_arm(a, DEADLINE_NONE, 0);
-		send_state(a, AGENT_DEATH_NONE, 0);
-	} else if (type == KERNEL_DISPLAY && a->exec.running) {
+		kernel_arm(a, k, DEADLINE_NONE, 0);
+		send_state(a, k->number, k->state, AGENT_DEATH_NONE, 0);
+	} else if (type == KERNEL_DISPLAY && x->running) {
 		/* SECURITY: past the limit a display costs us nothing; we are outside the CPU
 		 * quota. */
-		if (a->exec.display_count < AGENT_DISPLAYS_MAX)
-			drain_output(a);
-		exec_display(a, payload);
-	} else if (type == KERNEL_DONE && a->exec.running && k->state == AGENT_KERNEL_BUSY) {
-		drain_output(a);
-		k->state = AGENT_KERNEL_IDLE;
-		exec_finish(a, AGENT_RESULT_OK, payload, NULL);
+		if (x->display_count < AGENT_DISPLAYS_MAX && !output_settle(a, k, type))
+			return false;
+		exec_display(a, k, payload);
+	} else if (type == KERNEL_DONE && x->running && k->state == AGENT_KERNEL_BUSY) {
+		/* Over in time, however long its reader takes. */
+		if (x->ending == AGENT_RESULT_OK)
+			kernel_arm(a, k, DEADLINE_NONE, 0);
+		if (!x->ended_ns)
+			x->ended_ns = clock_mono_ns();
+		if (!output_settle(a, k, type))
+			return false;
+		if (!k->dead)
+			k->state = AGENT_KERNEL_IDLE;
+		exec_finish(a, k, AGENT_RESULT_OK, payload, NULL);
 	} else if (type != KERNEL_DISPLAY && type != KERNEL_DONE) {
-		kernel_kill(a);
+		kernel_kill(a, k);
 	}
 	/* A DISPLAY or DONE nobody waits for is late, not hostile: its execution timed out. */
+	return true;
 }
 
-static void take_frames(struct agent *a)
+static void take_frames(struct agent *a, struct agent_kernel *k)
 {
-	struct agent_kernel *k = &a->kernel;
 	size_t at = 0;
 
-	while (k->sock >= 0 && k->in.len - at >= KERNEL_HEADER_SIZE) {
+	while (k->state != AGENT_KERNEL_NONE && k->in.len - at >= KERNEL_HEADER_SIZE) {
 		struct wire_reader r = wire_reader(k->in.ptr + at, KERNEL_HEADER_SIZE);
 		uint32_t len = wire_get_u32(&r);
 		uint8_t type = wire_get_u8(&r);
 
 		if (len > KERNEL_FRAME_MAX) {
-			kernel_kill(a);
-			return;
-		}
-		if (k->in.len - at - KERNEL_HEADER_SIZE < len)
+			kernel_kill(a, k);
+			at = k->in.len;
 			break;
-		kernel_frame(a, type, (struct str){ k->in.ptr + at + KERNEL_HEADER_SIZE, len });
+		}
+		if (k->in.len - at - KERNEL_HEADER_SIZE < len ||
+		    !kernel_frame(a, k, type,
+				  (struct str){ k->in.ptr + at + KERNEL_HEADER_SIZE, len }))
+			break;
 		at += KERNEL_HEADER_SIZE + len;
 	}
-	if (k->sock < 0)
-		return;
 	buf_consume(&k->in, at);
 	if (!k->in.len && k->in.cap > 256 * 1024)
 		buf_done(&k->in);
 }
 
-void kernel_event(struct agent *a, uint32_t events)
+/* Closed by its code, or its process is ending: either way it cannot serve any more. */
+static void socket_ended(struct agent *a, struct agent_kernel *k)
 {
-	struct agent_kernel *k = &a->kernel;
+	close_socket(a, k);
+	if (k->pid > 1) {
+		/* Not `killed`: how it ended is for its exit status to say. */
+		k->state = AGENT_KERNEL_BUSY;
+		kernel_signal(k, SIGKILL);
+	} else {
+		kernel_kill(a, k);
+	}
+}
 
+void kernel_event(struct agent *a, struct agent_kernel *k, uint32_t events)
+{
 	if (k->sock < 0)
 		return;
-	kernel_flush(a);
-	if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+	kernel_flush(a, k);
+	if (k->waiting || !(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		return;
 	if (!buf_reserve(&k->in, 16384)) {
-		kernel_kill(a);
+		kernel_kill(a, k);
 		return;
 	}
 	ssize_t n = recv(k->sock, k->in.ptr + k->in.len, k->in.cap - k->in.len - 1, 0);
@@ -278,98 +358,100 @@ void kernel_event(struct agent *a, uint32_t events)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		/* Closed by its code, or its process is ending: either way it cannot serve any
-		 * more. */
-		epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, k->sock, NULL);
-		if (k->pid > 1) {
-			/* Not `killed`: how it ended is for its exit status to say. */
-			k->state = AGENT_KERNEL_BUSY;
-			kill(-k->pid, SIGKILL);
-			kill(k->pid, SIGKILL);
-		} else {
-			kernel_kill(a);
-		}
+		socket_ended(a, k);
 		return;
 	}
 	k->in.len += (size_t)n;
-	take_frames(a);
+	kernel_advance(a, k);
 }
 
-static void kernel_died(struct agent *a, int status)
+/* What the dead has said may still be in its socket. */
+static void read_last_words(struct agent_kernel *k)
 {
-	struct agent_kernel *k = &a->kernel;
-	enum agent_death death = WIFSIGNALED(status) ? AGENT_DEATH_SIGNAL : AGENT_DEATH_EXIT;
-	uint32_t code = (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-	bool killed = k->killed;
-	bool oom = WIFSIGNALED(status) && code == SIGKILL && exec_oom_kills() > k->oom_kills;
-	char text[160];
-
-	/* Its last words may still be in the socket and the pipes; its number is nobody's any more,
-	 * so it is not killed for them. */
-	k->killed = true;
 	for (int i = 0; i < 64 && k->sock >= 0; i++) {
-		size_t before = k->in.len;
 		ssize_t n = buf_reserve(&k->in, 65536)
 				    ? recv(k->sock, k->in.ptr + k->in.len, 65536, MSG_DONTWAIT)
 				    : 0;
 
 		if (n <= 0)
 			break;
-		k->in.len = before + (size_t)n;
-		take_frames(a);
+		k->in.len += (size_t)n;
 	}
-	drain_output(a);
-	/*
-	 * SECURITY: everything else in the sandbox ends with its kernel, whatever group or session
-	 * it fled to: the next kernel starts alone, with nobody to disturb it, and no process is
-	 * left that its owner can neither see nor end. To PID 1, -1 is all but itself.
-	 */
-	kill(-1, SIGKILL);
-	if (oom)
-		death = AGENT_DEATH_OOM;
-	else if (killed)
-		death = AGENT_DEATH_KILLED;
-	kernel_forget(a);
-	if (a->exec.running && a->exec.ending != AGENT_RESULT_OK) {
-		exec_finish(a, a->exec.ending, (struct str){ 0 }, "killed");
-	} else if (a->exec.running && oom) {
-		exec_finish(a, AGENT_RESULT_OOM, (struct str){ 0 }, "");
-	} else if (a->exec.running) {
-		if (WIFSIGNALED(status))
+}
+
+static void kernel_gone(struct agent *a, struct agent_kernel *k)
+{
+	struct agent_exec *x = &k->exec;
+	bool signaled = WIFSIGNALED(k->status);
+	uint32_t code = (uint32_t)(signaled ? WTERMSIG(k->status) : WEXITSTATUS(k->status));
+	char text[160];
+
+	kernel_forget(a, k);
+	if (x->running && x->ending != AGENT_RESULT_OK) {
+		exec_finish(a, k, x->ending, (struct str){ 0 }, "killed");
+	} else if (x->running && k->death == AGENT_DEATH_OOM) {
+		exec_finish(a, k, AGENT_RESULT_OOM, (struct str){ 0 }, "");
+	} else if (x->running) {
+		if (signaled)
 			snprintf(text, sizeof(text), "signal %u (%s)", code, strsignal((int)code));
 		else
 			snprintf(text, sizeof(text), "exit status %u", code);
-		exec_finish(a, AGENT_RESULT_KERNEL_DIED, (struct str){ 0 }, text);
+		exec_finish(a, k, AGENT_RESULT_KERNEL_DIED, (struct str){ 0 }, text);
 	}
-	send_state(a, death, code);
+	send_state(a, k->number, k->state, k->death, code);
 }
 
-void kernel_reap(struct agent *a)
+void kernel_advance(struct agent *a, struct agent_kernel *k)
 {
-	int status;
-	pid_t pid;
-
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		if (pid == a->kernel.pid)
-			kernel_died(a, status);
+	if (k->state == AGENT_KERNEL_NONE)
+		return;
+	/* Frames that wait are read no further. */
+	if (k->dead && (!k->waiting || k->waiting == KERNEL_GONE))
+		read_last_words(k);
+	take_frames(a, k);
+	if (k->state == AGENT_KERNEL_NONE)
+		return;
+	if (k->dead && (!k->waiting || k->waiting == KERNEL_GONE) &&
+	    output_settle(a, k, KERNEL_GONE)) {
+		kernel_gone(a, k);
+		return;
+	}
+	watch(a, k);
 }
 
-void kernel_deadline(struct agent *a)
+void kernel_died(struct agent *a, struct agent_kernel *k, int status)
 {
-	struct agent_exec *x = &a->exec;
-	enum agent_deadline what = a->deadline;
+	bool oom = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
+		   exec_oom_kills() > k->oom_kills;
 
-	a->deadline = DEADLINE_NONE;
+	k->death = oom                   ? AGENT_DEATH_OOM
+		   : k->killed           ? AGENT_DEATH_KILLED
+		   : WIFSIGNALED(status) ? AGENT_DEATH_SIGNAL
+					 : AGENT_DEATH_EXIT;
+	k->status = status;
+	k->dead = k->killed = true;
+	k->state = AGENT_KERNEL_BUSY;
+	if (k->exec.running && !k->exec.ended_ns)
+		k->exec.ended_ns = clock_mono_ns();
+	kernel_arm(a, k, DEADLINE_NONE, 0);
+	reap_orphans(a);
+	kernel_advance(a, k);
+}
+
+void kernel_deadline(struct agent *a, struct agent_kernel *k)
+{
+	struct agent_exec *x = &k->exec;
+	enum agent_deadline what = k->deadline;
+
+	kernel_arm(a, k, DEADLINE_NONE, 0);
 	if (what == DEADLINE_START) {
-		kernel_kill(a);
+		kernel_kill(a, k);
 	} else if (what == DEADLINE_RUN && x->running) {
 		x->ending = AGENT_RESULT_TIMEOUT;
-		kill(-a->kernel.pid, SIGINT);
-		agent_arm(a, DEADLINE_KILL, AGENT_TIMEOUT_GRACE_MS);
+		kernel_signal(k, SIGINT);
+		kernel_arm(a, k, DEADLINE_KILL, AGENT_TIMEOUT_GRACE_MS);
+		output_resume(a, k);
 	} else if (what == DEADLINE_KILL && x->running) {
-		/* Answer now: a process with gigabytes to give back takes its time to die. */
-		drain_output(a);
-		kernel_kill(a);
-		exec_finish(a, x->ending, (struct str){ 0 }, "killed");
+		kill_run(a, k, x->ending);
 	}
 }

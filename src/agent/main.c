@@ -3,42 +3,22 @@
 
 #include "base/own.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-void agent_watch(struct agent *a, int fd, enum agent_event event, uint32_t events, bool add)
-{
-	struct epoll_event ev = { .events = events, .data.u32 = event };
-
-	epoll_ctl(a->epoll_fd, add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &ev);
-}
-
-void agent_arm(struct agent *a, enum agent_deadline what, int64_t ms)
-{
-	struct itimerspec at = { .it_value = { ms / 1000, (ms % 1000) * 1000000 } };
-
-	a->deadline = ms ? what : DEADLINE_NONE;
-	timerfd_settime(a->timer_fd, 0, &at, NULL);
-}
-
 static int agent_init(struct agent *a)
 {
+	uint32_t unwatched[3] = { 0 };
 	sigset_t chld;
 
-	*a = (struct agent){ .conn = { .fd = -1, .passed_fd = -1 }, .kernel = { .sock = -1 } };
+	*a = (struct agent){ .conn = { .fd = -1 } };
 	buf_init(&a->conn.in, AGENT_FRAME_MAX + AGENT_HEADER_SIZE + 4096);
 	buf_init(&a->conn.out, 64u << 20);
-	buf_init(&a->kernel.in, KERNEL_FRAME_MAX + KERNEL_HEADER_SIZE + 65536);
-	buf_init(&a->kernel.out, AGENT_CODE_MAX + 4096);
-	buf_init(&a->exec.displays, KERNEL_FRAME_MAX);
-	a->out.fd = a->err.fd = -1;
 	list_init(&a->done);
 	list_init(&a->files);
 	sigemptyset(&chld);
@@ -51,43 +31,10 @@ static int agent_init(struct agent *a)
 	a->data_dfd = open("/mnt/data", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (a->epoll_fd < 0 || a->signal_fd < 0 || a->timer_fd < 0 || a->data_dfd < 0)
 		return -1;
-	agent_watch(a, AGENT_LISTEN_FD, EVENT_LISTEN, EPOLLIN, true);
-	agent_watch(a, a->signal_fd, EVENT_SIGNAL, EPOLLIN, true);
-	agent_watch(a, a->timer_fd, EVENT_TIMER, EPOLLIN, true);
+	agent_watch(a, AGENT_LISTEN_FD, EVENT_LISTEN, 0, EPOLLIN, &unwatched[0]);
+	agent_watch(a, a->signal_fd, EVENT_SIGNAL, 0, EPOLLIN, &unwatched[1]);
+	agent_watch(a, a->timer_fd, EVENT_TIMER, 0, EPOLLIN, &unwatched[2]);
 	return 0;
-}
-
-static void dispatch(struct agent *a, const struct epoll_event *ev)
-{
-	struct signalfd_siginfo info;
-	uint64_t ticks;
-
-	switch ((enum agent_event)ev->data.u32) {
-	case EVENT_LISTEN:
-		conn_accept(a);
-		break;
-	case EVENT_CONN:
-		conn_event(a, ev->events);
-		break;
-	case EVENT_KERNEL:
-		kernel_event(a, ev->events);
-		break;
-	case EVENT_STDOUT:
-		kernel_output_event(a, &a->out);
-		break;
-	case EVENT_STDERR:
-		kernel_output_event(a, &a->err);
-		break;
-	case EVENT_SIGNAL:
-		while (read(a->signal_fd, &info, sizeof(info)) > 0)
-			;
-		kernel_reap(a);
-		break;
-	case EVENT_TIMER:
-		if (read(a->timer_fd, &ticks, sizeof(ticks)) > 0)
-			kernel_deadline(a);
-		break;
-	}
 }
 
 int main(void)
@@ -101,13 +48,7 @@ int main(void)
 	fcntl(AGENT_OOM_FD, F_SETFD, FD_CLOEXEC);
 	if (agent_init(&agent) < 0)
 		return 1;
-	for (;;) {
-		struct epoll_event events[16];
-		int n = epoll_wait(agent.epoll_fd, events, ARRAY_LEN(events), -1);
-
-		if (n < 0 && errno != EINTR)
-			return 1;
-		for (int i = 0; i < n; i++)
-			dispatch(&agent, &events[i]);
-	}
+	while (agent_turn(&agent, -1) >= 0)
+		;
+	return 1;
 }

@@ -48,14 +48,27 @@ static void forget_wait(void *arg)
 	c->wait = NULL;
 }
 
-static struct pool *find_pool(struct http_request *rq, const struct data_plane_config *config,
-			      struct err *e)
+static struct pool *find_default_pool(const struct data_plane_config *config, struct err *e)
+{
+	struct pool *pool = pool_find(config->pools, str_from(config->default_pool));
+
+	if (!pool)
+		err_set(e, ERR_NO_POOL,
+			"The session pool 'default' was deleted (404), and the path names no other: "
+			"/subscriptions/{id}/resourceGroups/{group}/sessionPools/{pool}/…");
+	return pool;
+}
+
+struct pool *call_pool(struct http_request *rq, const struct data_plane_config *config,
+		       struct err *e)
 {
 	struct str sub = http_param(rq, "sub");
 	struct str group = http_param(rq, "rg");
 	struct str name = http_param(rq, "pool");
 	char key[512];
 
+	if (!name.len)
+		return find_default_pool(config, e);
 	int n = snprintf(
 		key, sizeof(key),
 		"/subscriptions/%.*s/resourcegroups/%.*s/providers/microsoft.app/sessionpools/%.*s",
@@ -87,7 +100,7 @@ struct call *call_begin(struct http_request *rq, void *ctx, enum shape shape)
 	c->rq = rq;
 	c->config = ctx;
 	c->shape = shape;
-	c->pool = find_pool(rq, c->config, &e);
+	c->pool = call_pool(rq, c->config, &e);
 	if (c->pool && http_query(rq, "api-version", &c->api_version) && c->api_version.len &&
 	    !version_ok(c->api_version))
 		err_set(&e, ERR_INVALID, "api-version '%.*s' is not a version; supported are: %s",
@@ -199,6 +212,14 @@ static const struct http_route routes[] = {
 	BOTH("POST", "/executions", execute_new, HTTP_BODY_BUFFER, EXECUTE, "Run code"),
 	BOTH("GET", "/executions/{id}", execution_get, HTTP_BODY_NONE, EXECUTE,
 	     "State and result of an execution"),
+	BOTH("DELETE", "/executions/{id}", execution_delete, HTTP_BODY_NONE, EXECUTE,
+	     "Cancel an execution"),
+	BOTH("GET", "/contexts", contexts_list, HTTP_BODY_NONE, EXECUTE, "Contexts of a session"),
+	BOTH("PUT", "/contexts/{name}", context_put, HTTP_BODY_BUFFER, EXECUTE, "Make a context"),
+	BOTH("DELETE", "/contexts/{name}", context_remove, HTTP_BODY_NONE, EXECUTE,
+	     "End a context"),
+	BOTH("POST", "/contexts/{name}/restart", context_renew, HTTP_BODY_BUFFER, EXECUTE,
+	     "Give a context a fresh kernel"),
 	BOTH("POST", "/files/upload", files_upload_old, HTTP_BODY_STREAM, EXECUTE,
 	     "Upload files, old form"),
 	BOTH("POST", "/python/uploadFile", files_upload_old, HTTP_BODY_STREAM, EXECUTE,
@@ -214,19 +235,40 @@ static const struct http_route routes[] = {
 	BOTH("DELETE", "/files/{path*}", files_delete, HTTP_BODY_NONE, EXECUTE, "Delete a file"),
 	BOTH("GET", "/session", session_get, HTTP_BODY_NONE, EXECUTE, "A session"),
 	BOTH("DELETE", "/session", session_remove, HTTP_BODY_NONE, EXECUTE, "End a session"),
+	BOTH("GET", "/terminal", terminal_get, HTTP_BODY_NONE, EXECUTE,
+	     "A terminal in a session (WebSocket)"),
+	BOTH("GET", "/terminals", terminal_list, HTTP_BODY_NONE, EXECUTE,
+	     "The terminals of a session"),
 	{ "GET", POOL_PATH "/listSessions", session_list, HTTP_BODY_NONE, READ,
 	  "All sessions of the pool" },
 	{ "GET", POOL_PATH "/metadata", pool_metadata, HTTP_BODY_NONE, READ,
 	  "What the pool's image has" },
+	{ "POST", POOL_PATH "/mcp", mcp_post, HTTP_BODY_BUFFER, DATA_PLANE_MCP,
+	  "MCP server of the pool (JSON-RPC)" },
 	{ "POST", POOL_PATH "/.management/{action}", session_management, HTTP_BODY_BUFFER, EXECUTE,
 	  "getSession, listSessions" },
 };
 
+static struct data_plane_config kept;
+
+int data_plane_api_key(struct http_request *rq, struct err *e)
+{
+	return mcp_authorize(rq, &kept, e);
+}
+
 int data_plane_routes(const struct data_plane_config *config, struct http_server *server,
 		      struct err *e)
 {
-	static struct data_plane_config kept;
+	static struct http_route bare[ARRAY_LEN(routes)];
 
 	kept = *config;
-	return http_server_routes(server, routes, ARRAY_LEN(routes), &kept, e);
+	if (http_server_routes(server, routes, ARRAY_LEN(routes), &kept, e) < 0)
+		return -1;
+	if (!kept.default_pool)
+		return 0;
+	for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
+		bare[i] = routes[i];
+		bare[i].pattern += strlen(POOL_PATH);
+	}
+	return http_server_routes(server, bare, ARRAY_LEN(bare), &kept, e);
 }

@@ -16,14 +16,22 @@
 
 struct data_plane_config {
 	struct pools *pools;
+	struct store *store; /* of the keys of MCP servers */
 	/** metadata: JSON text for GET metadata of a container type
 	 * ({"runtimes":…,"preInstalledPackages":…}). */
 	const char *(*metadata)(const char *container_type, void *arg);
 	void *metadata_arg;
-	size_t code_max;   /* bytes of source in one execution */
-	uint32_t list_max; /* entries of one listing */
+	const char *default_pool; /* key of the pool that paths without one mean; NULL: no such
+				     paths */
+	size_t code_max;          /* bytes of source in one execution */
+	uint32_t list_max;        /* entries of one listing */
 };
 
 /** data_plane_routes: config is copied. */
 int data_plane_routes(const struct data_plane_config *config, struct http_server *server,
 		      struct err *e);
+
+/** The permission of routes that take an API key in place of a bearer token. */
+#define DATA_PLANE_MCP "mcp:call"
+/** data_plane_api_key: for the authorize hook on such routes: 1 good, 0 none given, -1 with e. */
+int data_plane_api_key(struct http_request *rq, struct err *e);

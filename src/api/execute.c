@@ -1,218 +1,51 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "api/internal.h"
+#include "api/execute_body.h"
+#include "api/sse.h"
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/rand.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define OPERATION_ID_MAX 127
-#define MEMORY_MIN       (64u << 20)
+#define REPLY_MAX        (128u << 20)
 
 struct execute_state {
 	struct call *call;
-	struct execution_params params;
-	char *code_owned; /* decoded base64 */
-	json_t *body;
-	struct execution *x;
-	int64_t session_ns;
+	struct execute_body body;
+	struct execution *x; /* while somebody here waits for it */
 	char operation_id[OPERATION_ID_MAX + 1];
-	char type[24];
-	bool finished;
+	bool streams;
+	bool begun; /* the stream is */
+	bool told;  /* how it ended */
+	struct event_stream stream;
 };
 
+/* Whether it ends with its client. */
+static bool stops(const struct execute_state *st)
+{
+	if (st->body.on_disconnect == ON_DISCONNECT_UNSAID)
+		return st->streams;
+	return st->body.on_disconnect == ON_DISCONNECT_STOP;
+}
+
+/* The client has its answer, or it has gone. Then what it began goes on, its result has nobody to
+ * go to; or it ends, if that was asked for. */
 static void state_done(void *arg)
 {
 	struct execute_state *st = arg;
+	struct execution *x = st->x;
 
-	/* The client may have gone: the run goes on, its result has nobody to go to. */
-	if (st->x && !st->finished)
-		execution_detach(st->x);
-	json_decref(st->body);
-	free(st->code_owned);
-}
-
-static const char *word(json_t *props, const char *name)
-{
-	return json_string_value(json_find(props, name));
-}
-
-static int parse_type(struct execute_state *st, json_t *props, struct err *e)
-{
-	json_t *v = json_find(props, "executionType");
-	const char *type = v && !json_is_null(v) ? json_string_value(v) : "Synchronous";
-
-	if (!type ||
-	    (strcasecmp(type, "synchronous") != 0 && strcasecmp(type, "asynchronous") != 0))
-		return err_set(e, ERR_INVALID,
-			       "executionType '%.40s' is unknown: use Synchronous or Asynchronous.",
-			       type ? type : "(not a string)");
-	snprintf(st->type, sizeof(st->type), "%s", type);
-	st->params.execution_type = st->type;
-	st->params.async = strcasecmp(type, "asynchronous") == 0;
-	return 0;
-}
-
-/* `code`, or `pythonCode` of the oldest clients, plain or base64. */
-static int parse_code(struct execute_state *st, json_t *props, struct err *e)
-{
-	json_t *code = json_find(props, "code");
-	json_t *kind = json_find(props, "codeInputType");
-	const char *input = kind && !json_is_null(kind) ? json_string_value(kind) : "Inline";
-
-	if (!code)
-		code = json_find(props, "pythonCode");
-	if (!code)
-		return err_set(
-			e, ERR_PROPERTY_MISSING,
-			"The property 'code' is missing from the request body (looked at the top level and in "
-			"'properties').");
-	if (!json_is_string(code))
-		return err_set(e, ERR_INVALID, "The property 'code' must be a string.");
-	if (!input || (strcasecmp(input, "inline") != 0 && strcasecmp(input, "inlinetext") != 0 &&
-		       strcasecmp(input, "inlinebase64") != 0))
-		return err_set(
-			e, ERR_INVALID,
-			"codeInputType '%.40s' is unknown: use Inline, InlineText or InlineBase64.",
-			input ? input : "(not a string)");
-	st->params.code = (struct str){ json_string_value(code), json_string_length(code) };
-	if (strcasecmp(input, "inlinebase64") == 0) {
-		struct buf b;
-
-		buf_init(&b, st->params.code.len);
-		bool ok = base64_decode(&b, st->params.code) && utf8_valid(buf_str(&b));
-
-		st->params.code = (struct str){ "", 0 };
-		if (ok && b.len) {
-			st->params.code.len = b.len;
-			st->params.code.ptr = st->code_owned = buf_take(&b);
-		}
-		buf_done(&b);
-		if (!ok)
-			return err_set(e, ERR_INVALID,
-				       "The property 'code' is not base64 of UTF-8 text.");
-	}
-	if (st->params.code.len > st->call->config->code_max)
-		return err_set(e, ERR_TOO_LARGE,
-			       "The code has %zu bytes; the limit is %zu. Upload it as a file.",
-			       st->params.code.len, st->call->config->code_max);
-	if (memchr(st->params.code.ptr, '\0', st->params.code.len))
-		return err_set(e, ERR_INVALID, "The property 'code' contains a NUL character.");
-	return 0;
-}
-
-/* A number, or text of one, of the first of two names that is there; fallback if neither is. */
-static int parse_number(json_t *props, const char *name, const char *alias, double fallback,
-			double max, double *ret, struct err *e)
-{
-	json_t *v = json_find(props, name);
-
-	if (!v || json_is_null(v)) {
-		v = alias ? json_find(props, alias) : NULL;
-		name = v ? alias : name;
-	}
-	*ret = fallback;
-	if (!v || json_is_null(v))
-		return 0;
-	char *end = NULL;
-	double n = json_is_number(v)   ? json_number_value(v)
-		   : json_is_string(v) ? strtod(json_string_value(v), &end)
-				       : -1;
-
-	if (end && (*end || end == json_string_value(v)))
-		n = -1;
-	if (!(n > 0) || n > max)
-		return err_set(e, ERR_INVALID,
-			       "%s must be a number greater than 0 and at most %.0f.", name, max);
-	*ret = n;
-	return 0;
-}
-
-/* `maxMemory`, or `max_memory`: a number of bytes or text as "512Mi"; it can only lower. */
-static int parse_memory(struct execute_state *st, json_t *props, struct err *e)
-{
-	uint64_t most = pool_spec(st->call->pool)->memory_bytes;
-	json_t *v = json_find(props, "maxMemory");
-	uint64_t bytes = 0;
-
-	if (!v || json_is_null(v))
-		v = json_find(props, "max_memory");
-	if (!v || json_is_null(v))
-		return 0;
-	if (json_is_integer(v) && json_integer_value(v) > 0)
-		bytes = (uint64_t)json_integer_value(v);
-	else if (!json_is_string(v) || !str_parse_size(str_from(json_string_value(v)), &bytes))
-		bytes = 0;
-	if (bytes < MEMORY_MIN)
-		return err_set(e, ERR_INVALID,
-			       "maxMemory must be a size like '512Mi' or a number of bytes, at "
-			       "least %u (64Mi).",
-			       MEMORY_MIN);
-	if (bytes > most)
-		return err_set(e, ERR_INVALID,
-			       "maxMemory is %" PRIu64
-			       " bytes; sessionLimits.memory of the session "
-			       "pool is %" PRIu64 ", and a call can only lower it.",
-			       bytes, most);
-	st->params.memory_bytes = bytes < most ? bytes : 0;
-	return 0;
-}
-
-static int parse_limits(struct execute_state *st, json_t *props, struct err *e)
-{
-	const struct session_pool_spec *spec = pool_spec(st->call->pool);
-	double sync_max = spec->timeout_max_ms / 1000.0;
-	/* Asynchronous runs have no limit of their own; a week is where milliseconds end. */
-	double max = st->params.async ? 7 * 86400.0 : sync_max;
-	double timeout_s;
-	double output;
-
-	if (parse_number(props, "timeoutInSeconds", "timeout",
-			 st->params.async ? 0 : spec->timeout_default_ms / 1000.0, max, &timeout_s,
-			 e) < 0 ||
-	    parse_number(props, "outputStreamsMaxLength", NULL, spec->output_max,
-			 pool_config(st->call->pool)->output_limit, &output, e) < 0)
-		return -1;
-	st->params.timeout_ms = (uint32_t)(timeout_s * 1000);
-	if (timeout_s > 0 && !st->params.timeout_ms)
-		st->params.timeout_ms = 1;
-	st->params.output_max = (uint32_t)output;
-	return parse_memory(st, props, e);
-}
-
-static int parse_body(struct execute_state *st, struct err *e)
-{
-	struct str body = http_body(st->call->rq);
-	json_error_t je;
-
-	if (json_check_bounds(body, e) < 0)
-		return -1;
-	st->body = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
-	if (!st->body)
-		return err_set(e, ERR_MALFORMED,
-			       "The request body is not valid JSON (line %d, column %d): %.160s.",
-			       je.line, je.column, je.text);
-	if (!json_is_object(st->body))
-		return err_set(e, ERR_MALFORMED, "The request body must be a JSON object.");
-	/* Old clients wrap, new ones do not, az wraps against the new API: take what is there. */
-	json_t *props = json_find(st->body, "properties");
-
-	if (!json_is_object(props))
-		props = st->body;
-	if (word(props, "shellCommand"))
-		return err_set(
-			e, ERR_NOT_SUPPORTED,
-			"shellCommand needs a session pool of containerType Shell; this pool runs %s.",
-			pool_spec(st->call->pool)->container_type);
-	if (parse_type(st, props, e) < 0 || parse_code(st, props, e) < 0 ||
-	    parse_limits(st, props, e) < 0)
-		return -1;
-	return 0;
+	st->x = NULL; /* nothing is passed on any more */
+	if (x && stops(st) && x->state == EXECUTION_RUNNING)
+		execution_cancel(x);
+	if (x && !st->told)
+		execution_detach(x);
+	event_stream_done(&st->stream);
+	execute_body_done(&st->body);
 }
 
 static int parse_operation_id(struct execute_state *st, struct err *e)
@@ -232,7 +65,17 @@ static int parse_operation_id(struct execute_state *st, struct err *e)
 		return err_set(e, ERR_INVALID,
 			       "The header operation-id has more than %d characters.",
 			       OPERATION_ID_MAX);
-	st->params.id = st->operation_id;
+	st->body.params.id = st->operation_id;
+	return 0;
+}
+
+static int parse_accept(struct execute_state *st, struct err *e)
+{
+	st->streams = event_stream_wanted(st->call->rq);
+	if (st->streams && st->body.params.async)
+		return err_set(e, ERR_INVALID,
+			       "An Asynchronous execution has no stream: leave out 'Accept: "
+			       "text/event-stream', or make it Synchronous.");
 	return 0;
 }
 
@@ -273,22 +116,134 @@ static void reply(struct execute_state *st, const struct execution *x, int statu
 	struct buf b;
 
 	call_session_headers(st->call, x->session);
-	buf_init(&b, 128u << 20);
+	buf_init(&b, REPLY_MAX);
 	render_execution(&b, st->call, x);
 	call_reply_json(st->call, status, &b);
 }
+
+/* ---- streams ---- */
+
+static void taken(void *arg, size_t bytes)
+{
+	struct execute_state *st = arg;
+
+	if (st->x)
+		execution_credit(st->x, bytes);
+}
+
+static int stream_begin(struct execute_state *st, const struct execution *x, struct err *e)
+{
+	call_session_headers(st->call, x->session);
+	http_set_header(st->call->rq, "operation-id", x->id);
+	http_set_header(st->call->rq, "x-ms-new-allocation", st->call->fresh ? "true" : "false");
+	if (event_stream_begin(&st->stream, st->call->rq, taken, st, e) < 0)
+		return -1;
+	st->begun = true;
+	return 0;
+}
+
+static void stream_json(struct execute_state *st, const char *name, struct buf *b)
+{
+	/* Whoever reads half of it must not take it for the whole. */
+	if (buf_ok(b))
+		event_stream_event(&st->stream, name, buf_str(b));
+	else
+		event_stream_event(
+			&st->stream, "error",
+			STR("{\"code\":\"InternalServerError\",\"message\":\"the reply is too large\"}"));
+	buf_done(b);
+}
+
+static void stream_started(void *arg, struct execution *x)
+{
+	struct execute_state *st = arg;
+	struct err e = ERR_INIT;
+	struct buf b;
+
+	/* It may be before session_execute() has returned, and again after a lost kernel. */
+	if (!st->begun && stream_begin(st, x, &e) < 0)
+		return; /* run() sees that too */
+	buf_init(&b, 4096);
+	buf_add(&b, "{", 1);
+	json_key_str(&b, "id", x->id);
+	json_key_text(&b, "identifier", st->call->identifier);
+	buf_add(&b, "}", 1);
+	stream_json(st, "started", &b);
+}
+
+static void stream_output(void *arg, struct execution *x, int stream, struct str bytes)
+{
+	struct execute_state *st = arg;
+
+	(void)x;
+	if (st->begun)
+		event_stream_output(&st->stream, stream, bytes);
+}
+
+static void stream_display(void *arg, struct execution *x, const char *format, struct str base64)
+{
+	struct execute_state *st = arg;
+
+	(void)x;
+	if (st->begun)
+		event_stream_display(&st->stream, format, base64);
+}
+
+static const struct execution_watcher stream_watcher = {
+	.started = stream_started,
+	.output = stream_output,
+	.display = stream_display,
+};
+
+static void stream_error(struct execute_state *st, const struct err *e)
+{
+	struct buf b;
+
+	buf_init(&b, 16 * ERR_MSG_MAX);
+	buf_add(&b, "{", 1);
+	json_key_str(&b, "code", err_api_code(e->code));
+	json_key(&b, "message");
+	struct str message = str_from(e->msg);
+
+	message.len = utf8_run(message);
+	json_str(&b, message);
+	buf_add(&b, "}", 1);
+	stream_json(st, "error", &b);
+}
+
+static void stream_result(struct execute_state *st, const struct execution *x)
+{
+	struct buf b;
+
+	buf_init(&b, REPLY_MAX);
+	if (render_error(&b, x))
+		stream_json(st, "error", &b);
+	buf_done(&b);
+	render_execution(&b, st->call, x);
+	stream_json(st, "result", &b);
+}
+
+/* ---- one request ---- */
 
 static void executed(void *arg, struct execution *x, const struct err *e)
 {
 	struct execute_state *st = arg;
 
-	st->finished = true;
-	if (e) {
+	st->told = true;
+	st->x = NULL;
+	if (st->begun) {
+		event_stream_flush(&st->stream);
+		if (e)
+			stream_error(st, e);
+		else
+			stream_result(st, x);
+		event_stream_end(&st->stream);
+	} else if (e) {
 		call_fail(st->call, e);
-		return;
+	} else {
+		set_timing(st, x, x->session);
+		reply(st, x, 200);
 	}
-	set_timing(st, x, x->session);
-	reply(st, x, 200);
 }
 
 /* Percent-encodes a query value. */
@@ -327,18 +282,30 @@ static void accepted(struct execute_state *st, const struct execution *x)
 
 static void run(struct execute_state *st, struct session *s)
 {
+	struct execution_params *p = &st->body.params;
 	struct err e = ERR_INIT;
-	struct execution *x =
-		session_execute(s, &st->params, st->params.async ? NULL : executed, st, &e);
+
+	p->watcher = st->streams ? &stream_watcher : NULL;
+	struct execution *x = session_execute(s, p, p->async ? NULL : executed, st, &e);
 
 	if (!x) {
 		call_fail(st->call, &e);
 		return;
 	}
-	st->finished = st->params.async;
-	st->x = x;
-	if (st->params.async)
+	if (p->async) {
 		accepted(st, x);
+		return;
+	}
+	st->x = x;
+	if (stops(st) || st->streams)
+		http_mind_leaving(st->call->rq);
+	if (!st->streams || st->begun)
+		return;
+	/* It waits for its turn; its caller sees that somebody is there. */
+	if (stream_begin(st, x, &e) < 0)
+		call_fail(st->call, &e); /* and it goes with the request */
+	else
+		event_stream_comment(&st->stream, "queued");
 }
 
 static void opened(void *arg, struct session *s, struct agent_link *link)
@@ -366,8 +333,8 @@ static void execute(struct http_request *rq, void *ctx, enum shape shape)
 	st->call = c;
 	http_defer(rq, state_done, st);
 	/* A request that is wrong must not cost a session. */
-	if (call_identifier(c, &e) < 0 || parse_body(st, &e) < 0 ||
-	    parse_operation_id(st, &e) < 0) {
+	if (call_identifier(c, &e) < 0 || execute_body_parse(c, &st->body, &e) < 0 ||
+	    parse_operation_id(st, &e) < 0 || parse_accept(st, &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}
@@ -401,6 +368,31 @@ void execute_new(struct http_request *rq, void *ctx)
 	execute(rq, ctx, SHAPE_NEW);
 }
 
+/* The execution that a path names; session_touch()ed. */
+static struct execution *find_execution(struct call *c, struct err *e)
+{
+	struct str id = http_param(c->rq, "id");
+
+	if (call_identifier(c, e) < 0)
+		return NULL;
+	struct session *s = session_find(c->pool, c->identifier);
+	struct execution *x = s ? execution_find(s, id) : NULL;
+
+	if (!x) {
+		err_set(e, ERR_NO_EXECUTION,
+			"Execution '%.*s' was not found in the session (404). Finished executions are kept while the "
+			"session lives, the last %d of them, with %llu bytes of results together (--results-kept-max).",
+			(int)(id.len < 128 ? id.len : 128), id.ptr,
+			pool_config(c->pool)->executions_kept,
+			(unsigned long long)pool_config(c->pool)->results_kept_max);
+		return NULL;
+	}
+	session_touch(s);
+	call_session_headers(c, s);
+	http_set_header(c->rq, "operation-id", x->id);
+	return x;
+}
+
 void execution_get(struct http_request *rq, void *ctx)
 {
 	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
@@ -409,29 +401,31 @@ void execution_get(struct http_request *rq, void *ctx)
 
 	if (!c)
 		return;
-	struct str id = http_param(rq, "id");
-
-	if (call_identifier(c, &e) < 0) {
-		call_fail(c, &e);
-		return;
-	}
-	struct session *s = session_find(c->pool, c->identifier);
-	struct execution *x = s ? execution_find(s, id) : NULL;
+	struct execution *x = find_execution(c, &e);
 
 	if (!x) {
-		err_set(&e, ERR_NO_EXECUTION,
-			"Execution '%.*s' was not found in the session (404). Finished executions are kept while the "
-			"session lives, the last %d of them, with %llu bytes of results together (--results-kept-max).",
-			(int)(id.len < 128 ? id.len : 128), id.ptr,
-			pool_config(c->pool)->executions_kept,
-			(unsigned long long)pool_config(c->pool)->results_kept_max);
 		call_fail(c, &e);
 		return;
 	}
-	session_touch(s);
-	call_session_headers(c, s);
-	http_set_header(rq, "operation-id", x->id);
-	buf_init(&b, 128u << 20);
+	buf_init(&b, REPLY_MAX);
 	render_execution(&b, c, x);
 	call_reply_json(c, 200, &b);
+}
+
+void execution_delete(struct http_request *rq, void *ctx)
+{
+	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
+	struct err e = ERR_INIT;
+
+	if (!c)
+		return;
+	struct execution *x = find_execution(c, &e);
+
+	if (!x) {
+		call_fail(c, &e);
+		return;
+	}
+	/* Over is over: a second DELETE is no error. */
+	execution_cancel(x);
+	http_reply_empty(rq, 204);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define NAME_PART_MAX 255
+#define LAST          SIZE_MAX
 
 static const char *const types[][2] = {
 	{ ".txt", "text/plain; charset=utf-8" },
@@ -45,21 +46,29 @@ const char *files_content_type(struct str name)
 	return "application/octet-stream";
 }
 
-/* "/mnt/data/x", "/data/x" and "x" are one file. */
+/* Cuts one name and the slashes after it; false if path does not begin with it. */
+static bool cut_name(struct str *path, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (path->len < len || memcmp(path->ptr, name, len) != 0 ||
+	    (path->len > len && path->ptr[len] != '/'))
+		return false;
+	while (len < path->len && path->ptr[len] == '/')
+		len++;
+	path->ptr += len;
+	path->len -= len;
+	return true;
+}
+
+/* "/mnt/data/x", "/data/x" and "x" are one file, and "//" is "/". */
 static struct str below_root(struct str path)
 {
-	static const char *const roots[] = { "/mnt/data", "/data" };
+	struct str found = path;
 
-	for (size_t i = 0; i < ARRAY_LEN(roots); i++) {
-		size_t len = strlen(roots[i]);
-
-		if (path.len >= len && memcmp(path.ptr, roots[i], len) == 0 &&
-		    (path.len == len || path.ptr[len] == '/')) {
-			path.ptr += len;
-			path.len -= len;
-			break;
-		}
-	}
+	if (cut_name(&found, "") &&
+	    ((cut_name(&found, "mnt") && cut_name(&found, "data")) || cut_name(&found, "data")))
+		return found;
 	return path;
 }
 
@@ -116,19 +125,24 @@ int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 
 }
 
 /* SECURITY: names in a sandbox may be any bytes; JSON gets valid UTF-8. */
-static void put_name(struct buf *b, const char *key, struct str name)
+void files_clean_name(struct buf *b, struct str name)
 {
-	json_key(b, key);
 	if (utf8_valid(name)) {
-		json_str(b, name);
+		buf_add_str(b, name);
 		return;
 	}
+	for (size_t i = 0; i < name.len; i++)
+		buf_add(b, (unsigned char)name.ptr[i] < 0x80 ? &name.ptr[i] : "\xef\xbf\xbd",
+			(unsigned char)name.ptr[i] < 0x80 ? 1 : 3);
+}
+
+static void put_name(struct buf *b, const char *key, struct str name)
+{
 	struct buf clean;
 
 	buf_init(&clean, AGENT_PATH_MAX * 3);
-	for (size_t i = 0; i < name.len; i++)
-		buf_add(&clean, (unsigned char)name.ptr[i] < 0x80 ? &name.ptr[i] : "\xef\xbf\xbd",
-			(unsigned char)name.ptr[i] < 0x80 ? 1 : 3);
+	files_clean_name(&clean, name);
+	json_key(b, key);
 	json_str(b, buf_str(&clean));
 	buf_done(&clean);
 }
@@ -188,6 +202,22 @@ void files_put_entry(struct buf *b, const struct call *c, const struct agent_fil
 	buf_add(b, "}", 1);
 }
 
+void call_fail_file(struct call *c, const char *path, const struct err *e)
+{
+	struct str name = str_from(path);
+	struct err mine = ERR_INIT;
+
+	/* What an agent says is shown as ASCII; the name is here as the caller wrote it. */
+	if (e->code != ERR_NO_FILE) {
+		call_fail(c, e);
+		return;
+	}
+	name.len = utf8_cut(name, NAME_PART_MAX);
+	err_set(&mine, ERR_NO_FILE, "The file '%.*s' does not exist below /mnt/data (404).",
+		STR_ARG(name));
+	call_fail(c, &mine);
+}
+
 /* A call on one path: list, stat, delete. */
 struct file_call {
 	struct call *call;
@@ -209,7 +239,7 @@ static void on_failed(void *arg, const struct err *e)
 	struct file_call *f = arg;
 
 	f->op = NULL;
-	call_fail(f->call, e);
+	call_fail_file(f->call, f->path, e);
 }
 
 static int by_path(const void *a, const void *b)
@@ -368,25 +398,72 @@ void files_list_flat(struct http_request *rq, void *ctx)
 		start(c, FILE_LIST, directory_of(c), STR(""));
 }
 
-static bool cut_prefix(struct str *s, const char *word)
-{
-	size_t len = strlen(word);
+struct raw_segment {
+	struct str text;
+	bool doubled; /* more than one slash is before it */
+};
 
-	if (s->len <= len || memcmp(s->ptr, word, len) != 0)
-		return false;
-	s->ptr += len;
-	s->len -= len;
-	return true;
+/* The segment at an index of a path that is not decoded yet, the last one at LAST. */
+static struct raw_segment raw_segment(struct str path, size_t index)
+{
+	struct raw_segment found = { STR(""), false };
+	size_t next;
+
+	for (size_t i = 0; i < path.len; i = next) {
+		const char *at = path.ptr + i;
+		const char *end = memchr(at, '/', path.len - i);
+		size_t len = end ? (size_t)(end - at) : path.len - i;
+
+		next = i + len + 1;
+		if (!len)
+			continue;
+		found = (struct raw_segment){ { at, len },
+					      i > 1 && at[-1] == '/' && at[-2] == '/' };
+		if (index-- == 0)
+			break;
+	}
+	return found;
 }
 
-static bool cut_suffix(struct str *s, const char *word)
+static bool is_content(struct str path, size_t index)
 {
-	size_t len = strlen(word);
+	return str_eq_nocase(raw_segment(path, index).text, STR("content"));
+}
 
-	if (s->len <= len || memcmp(s->ptr + s->len - len, word, len) != 0)
-		return false;
-	s->len -= len;
-	return true;
+/*
+ * The name in the path, without the word of files/content/{name}, of files/{name}/content, or of
+ * both at once as one published sample has it (ret_content NULL: the call has no such word). They
+ * are looked for before decoding: "content%2Fx" is one segment, so a name, which clients send for a
+ * file in a directory of that name.
+ */
+static struct str name_in_path(struct http_request *rq, bool *ret_content)
+{
+	const size_t word = strlen("content/");
+	struct str path = http_path(rq);
+	struct str rest = http_param(rq, "path");
+	size_t index = 0;
+
+	for (const char *p = http_route(rq)->pattern; *p; p++)
+		index += *p == '/';
+	index--;
+	bool before = ret_content && is_content(path, index) && rest.len > word;
+	bool after = ret_content && is_content(path, LAST) && rest.len > word + (before ? word : 0);
+
+	if (ret_content)
+		*ret_content = before || after;
+	if (before) {
+		rest.ptr += word;
+		rest.len -= word;
+	}
+	if (after)
+		rest.len -= word;
+	/* "files/content//mnt/data/x": an absolute name that the client put in as it was. The slash
+	 * is there: decoded segments are joined by it (router.h). */
+	if (raw_segment(path, index + before).doubled) {
+		rest.ptr--;
+		rest.len++;
+	}
+	return rest;
 }
 
 void files_get(struct http_request *rq, void *ctx)
@@ -397,12 +474,10 @@ void files_get(struct http_request *rq, void *ctx)
 
 	if (!c)
 		return;
-	struct str rest = http_param(rq, "path");
-	/* files/content/{name}, files/{name}/content, and both at once in one published sample. */
-	bool old = cut_prefix(&rest, "content/");
-	bool new = cut_suffix(&rest, "/content");
+	bool content;
+	struct str rest = name_in_path(rq, &content);
 
-	if (!old && !new)
+	if (!content)
 		start(c, FILE_STAT, directory_of(c), rest);
 	else if (files_path(directory_of(c), rest, path, &e) < 0)
 		call_fail(c, &e);
@@ -433,5 +508,5 @@ void files_delete(struct http_request *rq, void *ctx)
 	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
 
 	if (c)
-		start(c, FILE_DELETE, directory_of(c), http_param(rq, "path"));
+		start(c, FILE_DELETE, directory_of(c), name_in_path(rq, NULL));
 }

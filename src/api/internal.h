@@ -29,6 +29,9 @@ struct call {
 	void *open_arg;
 };
 
+/** call_pool: the pool that the path names; NULL with e (may be NULL) if there is none. */
+struct pool *call_pool(struct http_request *rq, const struct data_plane_config *config,
+		       struct err *e);
 /** call_begin: pool and api-version; replies with the error and returns NULL if they are wrong. */
 struct call *call_begin(struct http_request *rq, void *ctx, enum shape shape);
 /** call_identifier: from the path or the query, checked. */
@@ -54,9 +57,18 @@ void execute_founding(struct http_request *rq, void *ctx);
 void execute_flat(struct http_request *rq, void *ctx);
 void execute_new(struct http_request *rq, void *ctx);
 void execution_get(struct http_request *rq, void *ctx);
+void execution_delete(struct http_request *rq, void *ctx);
+
+/* contexts.c */
+void contexts_list(struct http_request *rq, void *ctx);
+void context_put(struct http_request *rq, void *ctx);
+void context_remove(struct http_request *rq, void *ctx);
+void context_renew(struct http_request *rq, void *ctx);
 
 /* render.c */
 void render_execution(struct buf *b, const struct call *c, const struct execution *x);
+/** render_error: the error object of a finished one; false if it has none. */
+bool render_error(struct buf *b, const struct execution *x);
 
 /* files.c, upload.c, download.c */
 void files_upload(struct http_request *rq, void *ctx);
@@ -71,7 +83,11 @@ void files_download(struct call *c, struct str path);
 /** files_path: joins the `path` parameter and a name from the URL or the upload to
  * a checked path. */
 int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 1], struct err *e);
+/** call_fail_file: as call_fail, for a call on one path. */
+void call_fail_file(struct call *c, const char *path, const struct err *e);
 const char *files_content_type(struct str name);
+/** files_clean_name: adds a name as valid UTF-8. */
+void files_clean_name(struct buf *b, struct str name);
 struct session;
 /** files_put_entry: one file in the shape of the call; relative_to: listed directory. */
 void files_put_entry(struct buf *b, const struct call *c, const struct agent_file *f,
@@ -83,3 +99,13 @@ void session_remove(struct http_request *rq, void *ctx);
 void session_list(struct http_request *rq, void *ctx);
 void session_management(struct http_request *rq, void *ctx);
 void pool_metadata(struct http_request *rq, void *ctx);
+
+/* mcp.c */
+void mcp_post(struct http_request *rq, void *ctx);
+/** mcp_authorize: 1: the request brings the key of its pool's MCP server, 0: none, -1: a wrong one.
+ */
+int mcp_authorize(struct http_request *rq, const struct data_plane_config *config, struct err *e);
+
+/* terminal.c */
+void terminal_get(struct http_request *rq, void *ctx);
+void terminal_list(struct http_request *rq, void *ctx);

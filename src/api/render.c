@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/internal.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 /* api-version 2024-10-02-preview: its .NET client has `string?` for the value. */
@@ -41,10 +43,12 @@ static void put_value(struct buf *b, const struct call *c, const struct executio
 	case KERNEL_VALUE_INT:
 	case KERNEL_VALUE_FLOAT: {
 		/* SECURITY: text from a kernel becomes a bare JSON number only if a parser agrees
-		 * that it is one. */
-		json_t *number =
-			string ? NULL
-			       : json_loadb(r->value.ptr, r->value.len, JSON_DECODE_ANY, NULL);
+		 * that it is one, with nothing around it: a line break would end an event. */
+		struct str text = text_str(&r->value);
+		bool bare = text.len && text.ptr[0] > ' ' && text.ptr[text.len - 1] > ' ';
+		json_t *number = string || !bare
+					 ? NULL
+					 : json_loadb(text.ptr, text.len, JSON_DECODE_ANY, NULL);
 
 		if (json_is_number(number))
 			buf_add_str(b, text_str(&r->value));
@@ -136,11 +140,12 @@ static void put_streams(struct buf *b, const struct execution_result *r)
 	json_key_text(b, "stderr", text_str(&r->err));
 }
 
-static void put_error(struct buf *b, const struct execution_result *r)
+bool render_error(struct buf *b, const struct execution *x)
 {
+	const struct execution_result *r = &x->result;
+
 	if (r->status == AGENT_RESULT_OK)
-		return;
-	json_key(b, "error");
+		return false;
 	buf_add(b, "{", 1);
 	json_key_str(b, "code", error_code(r));
 	json_key(b, "message");
@@ -157,6 +162,15 @@ static void put_error(struct buf *b, const struct execution_result *r)
 		json_str(b, text_str(&r->err));
 	}
 	buf_add(b, "}", 1);
+	return true;
+}
+
+static void put_error(struct buf *b, const struct execution *x)
+{
+	if (x->result.status == AGENT_RESULT_OK)
+		return;
+	json_key(b, "error");
+	render_error(b, x);
 }
 
 static void render_new(struct buf *b, const struct call *c, const struct execution *x)
@@ -168,7 +182,7 @@ static void render_new(struct buf *b, const struct call *c, const struct executi
 	json_key_str(b, "executionType", x->execution_type);
 	json_key_str(b, "status", status_new(x));
 	if (x->state == EXECUTION_FINISHED) {
-		put_error(b, &x->result);
+		put_error(b, x);
 		json_key(b, "result");
 		buf_add(b, "{", 1);
 		put_streams(b, &x->result);
@@ -176,6 +190,49 @@ static void render_new(struct buf *b, const struct call *c, const struct executi
 		put_value(b, c, &x->result);
 		json_key_int(b, "executionTimeInMilliseconds", milliseconds(x));
 		put_displays(b, &x->result);
+		buf_add(b, "}", 1);
+	}
+	buf_add(b, "}", 1);
+}
+
+/* As a shell says it, also of what never got as far as a code of its own. */
+static int64_t exit_code(const struct execution_result *r)
+{
+	uint64_t code = 1;
+
+	switch (r->status) {
+	case AGENT_RESULT_TIMEOUT:
+		return 124;
+	case AGENT_RESULT_CANCELED:
+		return 130;
+	case AGENT_RESULT_KERNEL_DIED:
+	case AGENT_RESULT_OOM:
+		return 137;
+	default:
+		if (r->kind == KERNEL_VALUE_INT)
+			str_to_u64(text_str(&r->value), 255, &code);
+		return (int64_t)code;
+	}
+}
+
+/* What Shell pools of the service answer: the status is the exit code, as text. */
+static void render_command(struct buf *b, const struct call *c, const struct execution *x)
+{
+	char code[24];
+
+	snprintf(code, sizeof(code), "%" PRId64, exit_code(&x->result));
+	buf_add(b, "{", 1);
+	json_key_str(b, "id", x->id);
+	json_key_text(b, "identifier", c->identifier);
+	json_key_str(b, "executionType", x->execution_type);
+	json_key_str(b, "status", x->state == EXECUTION_FINISHED ? code : status_new(x));
+	if (x->state == EXECUTION_FINISHED) {
+		put_error(b, x);
+		json_key(b, "result");
+		buf_add(b, "{", 1);
+		put_streams(b, &x->result);
+		json_key_int(b, "exitCode", exit_code(&x->result));
+		json_key_int(b, "executionTimeInMilliseconds", milliseconds(x));
 		buf_add(b, "}", 1);
 	}
 	buf_add(b, "}", 1);
@@ -229,7 +286,9 @@ static void render_founding(struct buf *b, const struct call *c, const struct ex
 
 void render_execution(struct buf *b, const struct call *c, const struct execution *x)
 {
-	if (c->shape == SHAPE_NEW)
+	if (x->command)
+		render_command(b, c, x);
+	else if (c->shape == SHAPE_NEW)
 		render_new(b, c, x);
 	else if (c->shape == SHAPE_FOUNDING)
 		render_founding(b, c, x);

@@ -32,10 +32,22 @@ struct arm_config {
 	/** egress_off: why sessions cannot have egress on this machine, and after a ';' what to do
 	 * about it; NULL (or no function): they can. */
 	const char *(*egress_off)(void);
+	/** container_type: the n-th one that an installed image serves, in its canonical spelling;
+	 * NULL behind the last. No function: PythonLTS is the only one. */
+	const char *(*container_type)(size_t n);
 };
 
 /** What happened to a document; called after the store was written, from the request's handler. */
 typedef void (*arm_changed_fn)(const char *key, bool deleted, void *arg);
+
+/** A POST below a resource, as listKeys of other providers. */
+struct arm_action {
+	const char *name; /* last segment of the path */
+	const char *summary;
+	/** run: doc is the stored resource; *ret a new reference to the body of the 200. */
+	int (*run)(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		   struct err *e);
+};
 
 struct arm_type {
 	const char *name; /* canonical: "Microsoft.App/sessionPools" */
@@ -59,6 +71,10 @@ struct arm_type {
 	/** patchable: property names (below properties) a PATCH may carry; NULL-terminated; NULL:
 	 * all. */
 	const char *const *patchable;
+	const struct arm_action *actions; /* ends with a NULL name; NULL: none */
+	/** removing: a resource is about to be deleted, by itself or with its group; may be NULL.
+	 */
+	void (*removing)(struct arm *arm, const char *key);
 	/** needs_group: whether the resource group must exist (it is made by PUT
 	 * …/resourceGroups/{rg}). */
 	bool needs_group;
@@ -94,7 +110,9 @@ struct session_pool_spec {
 	int sessions_max;        /* scaleConfiguration.maxConcurrentSessions */
 	int ready_min;           /* scaleConfiguration.readySessionInstances; -1 if absent */
 	int cooldown_s;
-	bool egress; /* sessionNetworkConfiguration.status is EgressEnabled */
+	bool egress;      /* sessionNetworkConfiguration.status is EgressEnabled */
+	bool mcp;         /* mcpServerSettings.isMcpServerEnabled */
+	bool mcp_key_off; /* isMcpServerApiKeyDisabled: bearer tokens only */
 	/* Extension properties below properties.sessionLimits, with the daemon's defaults where
 	 * absent: */
 	uint64_t memory_bytes;

@@ -11,7 +11,8 @@
 #include "base/clock.h"
 
 #define ARM_KEY_MAX         512
-#define ARM_ROUTES_PER_TYPE 7
+#define ARM_ACTIONS_MAX     2
+#define ARM_ROUTES_PER_TYPE (7 + ARM_ACTIONS_MAX)
 #define ARM_WATCHERS_MAX    16
 /** Finished operations that can still be asked for; older ones are forgotten. */
 #define ARM_OPERATIONS_MAX 256
@@ -33,7 +34,7 @@ struct arm_binding {
 	const struct arm_type *type;
 	char key_type[96];   /* lower-cased name */
 	char supported[512]; /* api-supported-versions */
-	char patterns[3][160];
+	char patterns[3 + ARM_ACTIONS_MAX][160];
 	struct http_route routes[ARM_ROUTES_PER_TYPE];
 	size_t route_count;
 };

@@ -451,6 +451,18 @@ static int collect_victim(const struct store_doc *d, void *arg, struct err *e)
 	return 0;
 }
 
+/* What belongs to a resource goes first: a crash in between must not leave it to a namesake. */
+static int delete_one(struct arm *arm, const char *key_type, const char *key, struct err *e)
+{
+	for (size_t i = 0; i < ARRAY_LEN(arm->types); i++)
+		if (strcmp(arm->types[i].key_type, key_type) == 0 && arm->types[i].type->removing)
+			arm->types[i].type->removing(arm, key);
+	if (store_doc_delete(arm->config.store, key, e) < 0)
+		return -1;
+	notify(arm, key_type, key, true);
+	return 0;
+}
+
 static int delete_contents(struct arm *arm, const char *group_key, struct err *e)
 {
 	OWNED_MEM char *prefix = str_printf("%s/", group_key);
@@ -465,11 +477,9 @@ static int delete_contents(struct arm *arm, const char *group_key, struct err *e
 		if (store_doc_list(arm->config.store, NULL, prefix, NULL, VICTIMS_PER_ROUND,
 				   collect_victim, &v, e) < 0)
 			return -1;
-		for (size_t i = 0; i < v.count; i++) {
-			if (store_doc_delete(arm->config.store, v.keys[i], e) < 0)
+		for (size_t i = 0; i < v.count; i++)
+			if (delete_one(arm, v.types[i], v.keys[i], e) < 0)
 				return -1;
-			notify(arm, v.types[i], v.keys[i], true);
-		}
 	} while (v.count);
 	return 0;
 }
@@ -488,8 +498,5 @@ int arm_resource_delete(const struct arm_binding *b, const struct arm_id *id,
 		return 0;
 	if (b->type->container && delete_contents(b->arm, id->key, e) < 0)
 		return -1;
-	if (store_doc_delete(b->arm->config.store, id->key, e) < 0)
-		return -1;
-	notify(b->arm, b->key_type, id->key, true);
-	return 1;
+	return delete_one(b->arm, b->key_type, id->key, e) < 0 ? -1 : 1;
 }

@@ -202,6 +202,32 @@ static void handle_delete(struct http_request *rq, void *ctx)
 	http_reply_empty(rq, r ? 200 : 204);
 }
 
+static void handle_action(struct http_request *rq, void *ctx)
+{
+	struct arm_binding *b = ctx;
+	const struct arm_action *action = b->type->actions;
+	struct arm_id id;
+	struct arm_resource r = { 0 };
+	struct err e = ERR_INIT;
+	json_t *body = NULL;
+
+	if (!begin_resource(rq, b, &id))
+		return;
+	for (size_t i = 0; http_route(rq)->pattern != b->patterns[3 + i]; i++)
+		action++;
+	int found = arm_resource_get(b->arm, id.key, &r, &e);
+
+	if (found == 0)
+		found = arm_resource_missing(b->type, &id, &e);
+	if (found > 0)
+		found = action->run(b->arm, id.key, r.json, &body, &e);
+	arm_resource_done(&r);
+	if (found < 0)
+		http_reply_err(rq, &e);
+	else
+		arm_reply_json(rq, 200, body);
+}
+
 /* --- lists --- */
 
 struct page {
@@ -413,6 +439,14 @@ static void bind_type(struct arm *arm, struct arm_binding *b, const struct arm_t
 	add_route(b, "DELETE", b->patterns[0], handle_delete, true, "Delete a resource");
 	add_route(b, "GET", b->patterns[1], handle_list_all, false,
 		  "List the resources of a subscription");
+	for (size_t i = 0; type->actions && type->actions[i].name; i++) {
+		char *pattern = b->patterns[3 + i];
+
+		if (snprintf(pattern, sizeof(b->patterns[0]), "%s/%s", b->patterns[0],
+			     type->actions[i].name) >= (int)sizeof(b->patterns[0]))
+			abort(); /* a programmer's mistake */
+		add_route(b, "POST", pattern, handle_action, true, type->actions[i].summary);
+	}
 }
 
 int arm_new(const struct arm_config *config, struct arm **ret, struct err *e)

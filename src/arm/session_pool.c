@@ -14,6 +14,7 @@
  */
 #include "arm/arm.h"
 #include "arm/internal.h"
+#include "arm/mcp_keys.h"
 
 #include "base/own.h"
 
@@ -36,10 +37,14 @@ static const char *const api_versions[] = {
 	"2025-10-02-preview", "2026-01-01",         "2026-07-01",         NULL,
 };
 
-/* Every word the service knows; PythonLTS is the one served here. */
-static const char *const container_types[] = { "PythonLTS", "CustomContainer", "NodeLTS", "GpuBase",
-					       "CsharpLTS", "Shell",           NULL };
-static const char *const served_types[] = { "PythonLTS", NULL };
+/* Every word the service knows. Served are those whose image is installed, known or not. */
+static const struct {
+	const char *type;
+	const char *runtime; /* that comes with Bivouac; NULL: none does */
+} known_types[] = {
+	{ "PythonLTS", "python" }, { "CustomContainer", NULL }, { "NodeLTS", "node" },
+	{ "GpuBase", NULL },       { "CsharpLTS", NULL },       { "Shell", "shell" },
+};
 static const char *const isolation_words[] = { "auto", "process", "oci", "microvm", NULL };
 static const char *const served_isolation[] = { "auto", "process", NULL };
 static const char *const lifecycle_types[] = { "Timed", "OnContainerExit", NULL };
@@ -251,29 +256,101 @@ static int check_name(const char *name, struct err *e)
 		       name);
 }
 
-static int check_container_type(json_t *props, const json_t *old_props, struct err *e)
+static const char *installed_type(const struct arm *arm, size_t n)
 {
-	char list[160];
-	const char *given = json_string_value(json_object_get(props, "containerType"));
-	const char *had = json_string_value(json_object_get(old_props, "containerType"));
-	const char *word = json_word(container_types, given ? given : had ? had : served_types[0]);
+	const char *(*nth)(size_t n) = arm_config(arm)->container_type;
 
-	if (!word)
+	if (nth)
+		return nth(n);
+	return n == 0 ? known_types[0].type : NULL;
+}
+
+/* In its canonical spelling; NULL: its image is not installed. */
+static const char *find_installed(const struct arm *arm, const char *type)
+{
+	const char *word;
+
+	for (size_t n = 0; (word = installed_type(arm, n)); n++)
+		if (str_eq_nocase(str_from(word), str_from(type)))
+			return word;
+	return NULL;
+}
+
+static int find_known(const char *type)
+{
+	for (size_t i = 0; i < ARRAY_LEN(known_types); i++)
+		if (str_eq_nocase(str_from(known_types[i].type), str_from(type)))
+			return (int)i;
+	return -1;
+}
+
+static void append_word(char *buf, size_t size, const char *word)
+{
+	size_t n = strlen(buf);
+
+	snprintf(buf + n, size - n, "%s%s", n ? ", " : "", word);
+}
+
+/* The installed types; with `known`, what the service knows first. */
+static const char *list_types(const struct arm *arm, bool known, char *buf, size_t size)
+{
+	const char *word;
+
+	buf[0] = '\0';
+	for (size_t i = 0; known && i < ARRAY_LEN(known_types); i++)
+		append_word(buf, size, known_types[i].type);
+	for (size_t n = 0; (word = installed_type(arm, n)); n++)
+		if (!known || find_known(word) < 0)
+			append_word(buf, size, word);
+	return buf;
+}
+
+static int refuse_type(const struct arm *arm, const char *given, struct err *e)
+{
+	char list[200];
+	int known = find_known(given);
+
+	if (known < 0)
 		return err_set(e, ERR_POOL_CONFIG,
 			       "Unexpected value: 'containerType'. '%.40s' is not a valid type. "
 			       "Valid types are: [%s].",
-			       given, join(container_types, list, sizeof(list)));
-	if (had && strcmp(had, word) != 0)
-		return err_set(e, ERR_PROPERTY_IMMUTABLE,
-			       "Changing property 'properties.containerType' from '%s' to '%s' is "
-			       "not allowed. Create another session pool.",
-			       had, word);
-	if (!json_word(served_types, word))
+			       given, list_types(arm, true, list, sizeof(list)));
+	const char *type = known_types[known].type;
+	const char *runtime = known_types[known].runtime;
+
+	list_types(arm, false, list, sizeof(list));
+	if (!runtime)
 		return err_set(e, ERR_SESSION_TYPE,
 			       "Session type '%s' is not supported in this location. Supported "
 			       "here: [%s].",
-			       word, join(served_types, list, sizeof(list)));
-	if (json_object_set_new(props, "containerType", json_string(word)) != 0)
+			       type, list);
+	return err_set(e, ERR_SESSION_TYPE,
+		       "Session type '%s' is not supported in this location: its image is not "
+		       "built. Build it with: bivouac image build --runtime %s, and start "
+		       "bivouacd again. Supported here: [%s].",
+		       type, runtime, list);
+}
+
+static int check_container_type(const struct arm *arm, json_t *props, const json_t *old_props,
+				struct err *e)
+{
+	const char *given = json_string_value(json_object_get(props, "containerType"));
+	const char *had = json_string_value(json_object_get(old_props, "containerType"));
+	const char *type = given ? given : had ? had : known_types[0].type;
+	const char *word = find_installed(arm, type);
+	bool same = had && str_eq_nocase(str_from(had), str_from(type));
+
+	if (!word && !same && find_known(type) < 0)
+		return refuse_type(arm, type, e);
+	if (had && !same)
+		return err_set(e, ERR_PROPERTY_IMMUTABLE,
+			       "Changing property 'properties.containerType' from '%s' to '%.40s' "
+			       "is not allowed. Create another session pool.",
+			       had, type);
+	/* A pool whose image is gone can still be changed. */
+	if (!word && !had)
+		return refuse_type(arm, type, e);
+	if (json_object_set_new(props, "containerType", json_string(word ? word : had)) != 0)
 		return err_set(e, ERR_NOMEM, "arm: out of memory");
 	const char *management = json_string_value(json_object_get(props, "poolManagementType"));
 
@@ -301,11 +378,6 @@ static int check_builtin(const json_t *props, const json_t *old_props, struct er
 		return err_set(e, ERR_POOL_CONFIG,
 			       "Unexpected value: 'customContainerTemplate'. 'Must be null for a "
 			       "pool of a built-in type.' Leave it out.");
-	if (json_is_true(
-		    json_find(json_object_get(props, "mcpServerSettings"), "isMcpServerEnabled")))
-		return err_set(e, ERR_POOL_CONFIG,
-			       "Unexpected value: 'mcpServerSettings.isMcpServerEnabled'. 'Must be "
-			       "false: there is no MCP server here.'");
 	return 0;
 }
 
@@ -482,7 +554,7 @@ static int validate(struct arm *arm, const json_t *old, json_t *wanted, const ch
 		return err_set(e, ERR_NOMEM, "arm: out of memory");
 	if (!old && check_name(json_string_value(json_object_get(wanted, "name")), e) < 0)
 		return -1;
-	if (check_container_type(props, old_props, e) < 0 ||
+	if (check_container_type(arm, props, old_props, e) < 0 ||
 	    check_builtin(props, old_props, e) < 0 || check_scale(props, e) < 0 ||
 	    check_lifecycle(props, e) < 0 || check_network(arm, props, e) < 0 ||
 	    check_isolation_word(props, "isolation", e) < 0 ||
@@ -524,6 +596,19 @@ static void render_flat(json_t *props)
 				      json_object_get(life, "cooldownPeriodInSeconds")));
 }
 
+/* Once it was asked for; with the address, which nobody writes. */
+static void render_mcp(json_t *props, const char *endpoint)
+{
+	json_t *mcp = json_object_get(props, "mcpServerSettings");
+
+	if (!mcp || !endpoint)
+		return;
+	if (json_is_true(json_object_get(mcp, "isMcpServerEnabled")))
+		json_object_set_new(mcp, "mcpServerEndpoint", json_sprintf("%s/mcp", endpoint));
+	if (!json_object_get(mcp, "isMcpServerApiKeyDisabled"))
+		json_object_set_new(mcp, "isMcpServerApiKeyDisabled", json_false());
+}
+
 static json_t *render(struct arm *arm, const json_t *doc, const char *api_version,
 		      const char *base_url)
 {
@@ -554,11 +639,73 @@ static json_t *render(struct arm *arm, const json_t *doc, const char *api_versio
 		json_object_set_new(props, "managedIdentitySettings", json_array());
 	json_object_set_new(props, "provisioningState", json_string("Succeeded"));
 	render_unenforced(props, arm_config(arm)->unenforced);
-	json_object_set_new(props, "poolManagementEndpoint",
-			    json_sprintf("%s%.*s/%s", base_url, (int)(provider - id), id,
-					 provider + strlen("/providers/Microsoft.App/")));
+	json_t *endpoint = json_sprintf("%s%.*s/%s", base_url, (int)(provider - id), id,
+					provider + strlen("/providers/Microsoft.App/"));
+
+	render_mcp(props, json_string_value(endpoint));
+	json_object_set_new(props, "poolManagementEndpoint", endpoint);
 	return out;
 }
+
+/* --- the key of its MCP server --- */
+
+static int check_mcp(const json_t *doc, struct err *e)
+{
+	const json_t *mcp =
+		json_object_get(json_object_get(doc, "properties"), "mcpServerSettings");
+	const char *name = json_string_value(json_object_get(doc, "name"));
+
+	if (!json_is_true(json_object_get(mcp, "isMcpServerEnabled")))
+		return err_set(e, ERR_NO_MCP,
+			       "Session pool '%s' does not have MCP Server enabled. Set "
+			       "properties.mcpServerSettings.isMcpServerEnabled to true.",
+			       name);
+	if (json_is_true(json_object_get(mcp, "isMcpServerApiKeyDisabled")))
+		return err_set(e, ERR_NO_MCP,
+			       "Session pool '%s' has the API key of its MCP server disabled "
+			       "(isMcpServerApiKeyDisabled). Use bearer tokens.",
+			       name);
+	return 0;
+}
+
+static int reply_key(const char *key, json_t **ret, struct err *e)
+{
+	*ret = json_pack("{s:s}", "apiKey", key);
+	return *ret ? 0 : err_set(e, ERR_NOMEM, "arm: out of memory");
+}
+
+static int fetch_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		     struct err *e)
+{
+	char text[MCP_KEY_SIZE];
+
+	if (check_mcp(doc, e) < 0 || mcp_keys_fetch(arm_config(arm)->store, key, text, e) < 0)
+		return -1;
+	return reply_key(text, ret, e);
+}
+
+static int rotate_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		      struct err *e)
+{
+	char text[MCP_KEY_SIZE];
+
+	if (check_mcp(doc, e) < 0 ||
+	    mcp_keys_rotate(arm_config(arm)->store, key, clock_wall_us(), text, e) < 0)
+		return -1;
+	return reply_key(text, ret, e);
+}
+
+static void removing(struct arm *arm, const char *key)
+{
+	mcp_keys_forget(arm_config(arm)->store, key);
+}
+
+static const struct arm_action actions[] = {
+	{ "fetchMcpServerCredentials", "The API key of the pool's MCP server", fetch_key },
+	{ "rotateMcpServerCredentials", "A new API key; the old one is good for five minutes more",
+	  rotate_key },
+	{ 0 },
+};
 
 const struct arm_type arm_session_pool = {
 	.name = "Microsoft.App/sessionPools",
@@ -568,6 +715,8 @@ const struct arm_type arm_session_pool = {
 	.validate = validate,
 	.render = render,
 	.patchable = patchable,
+	.actions = actions,
+	.removing = removing,
 	.needs_group = true,
 };
 
@@ -634,6 +783,10 @@ static int load_from_json(const struct store_doc *doc, const json_t *json,
 	spec->ready_min = json_is_integer(ready) ? (int)json_integer_value(ready) : -1;
 	spec->cooldown_s =
 		(int)json_integer_value(json_object_get(life, "cooldownPeriodInSeconds"));
+	const json_t *mcp = json_object_get(props, "mcpServerSettings");
+
+	spec->mcp = json_is_true(json_object_get(mcp, "isMcpServerEnabled"));
+	spec->mcp_key_off = json_is_true(json_object_get(mcp, "isMcpServerApiKeyDisabled"));
 	spec->egress = network && strcmp(network, "EgressEnabled") == 0;
 	return session_limits_read(json_object_get(props, "sessionLimits"), spec, e);
 }

@@ -88,6 +88,38 @@ bool buf_addf(struct buf *b, const char *fmt, ...)
 	return ok;
 }
 
+/* How many bytes at the beginning belong to no character; at most max. */
+static size_t bad_run(struct str s, size_t max)
+{
+	size_t n = 0;
+
+	while (n < max && n < s.len &&
+	       !utf8_run((struct str){ s.ptr + n, s.len - n < 4 ? s.len - n : 4 }))
+		n++;
+	return n;
+}
+
+bool buf_add_utf8(struct buf *b, struct str s)
+{
+	static const char marks[] = "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+				    "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
+
+	for (;;) {
+		size_t good = utf8_run(s);
+
+		buf_add(b, s.ptr, good);
+		if (good == s.len)
+			return buf_ok(b);
+		s.ptr += good;
+		s.len -= good;
+		size_t bad = bad_run(s, sizeof(marks) / 3);
+
+		buf_add(b, marks, bad * 3);
+		s.ptr += bad;
+		s.len -= bad;
+	}
+}
+
 void buf_consume(struct buf *b, size_t n)
 {
 	if (n >= b->len) {

@@ -29,6 +29,8 @@ bool buf_reserve(struct buf *b, size_t n);
 bool buf_add(struct buf *b, const void *data, size_t len);
 bool buf_add_str(struct buf *b, struct str s);
 bool buf_addf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** buf_add_utf8: as valid UTF-8: each byte that belongs to no character becomes U+FFFD. */
+bool buf_add_utf8(struct buf *b, struct str s);
 /** buf_consume: drops the first n bytes. */
 void buf_consume(struct buf *b, size_t n);
 static inline bool buf_ok(const struct buf *b)

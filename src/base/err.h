@@ -62,6 +62,7 @@
 	X(ERR_QUEUE_FULL, 429, "SessionQueueFull", 75)                                             \
 	X(ERR_QUOTA, 400, "QuotaExceeded", 75)                                                     \
 	X(ERR_HEADERS_TOO_LARGE, 431, "RequestHeaderFieldsTooLarge", 65)                           \
+	X(ERR_UPGRADE_REQUIRED, 426, "UpgradeRequired", 64)                                        \
 	X(ERR_TIMEOUT, 408, "RequestTimeout", 75)
 
 enum err_code {

@@ -41,14 +41,14 @@ int json_check_bounds(struct str text, struct err *e)
 	return 0;
 }
 
-json_t *json_parse(struct str text, struct err *e)
+static json_t *parse(struct str text, size_t flags, struct err *e)
 {
 	json_error_t je;
 
 	if (json_check_bounds(text, e) < 0)
 		return NULL;
 	json_t *v = json_loadb(text.ptr ? text.ptr : "", text.len,
-			       JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
+			       JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &je);
 
 	if (v)
 		return v;
@@ -58,6 +58,16 @@ json_t *json_parse(struct str text, struct err *e)
 		err_set(e, ERR_MALFORMED, "The text is not valid JSON: %s (line %d, column %d).",
 			je.text, je.line, je.column);
 	return NULL;
+}
+
+json_t *json_parse(struct str text, struct err *e)
+{
+	return parse(text, 0, e);
+}
+
+json_t *json_parse_nul(struct str text, struct err *e)
+{
+	return parse(text, JSON_ALLOW_NUL, e);
 }
 
 json_t *json_parse_object(struct str text, struct err *e)

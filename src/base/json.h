@@ -32,6 +32,8 @@ int json_check_bounds(struct str text, struct err *e);
 /** json_parse: any value; what json_check_bounds() refuses, duplicate keys and trailing text
  * are refused. New reference. */
 json_t *json_parse(struct str text, struct err *e);
+/** json_parse_nul: as json_parse; strings may have NUL characters (json_string_length()). */
+json_t *json_parse_nul(struct str text, struct err *e);
 /** json_parse_object: as json_parse, and the value must be an object. */
 json_t *json_parse_object(struct str text, struct err *e);
 

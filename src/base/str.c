@@ -192,6 +192,23 @@ size_t utf8_cut(struct str s, size_t max)
 	return cut;
 }
 
+size_t utf8_unfinished(struct str s)
+{
+	for (size_t back = 1; back <= 3 && back <= s.len; back++) {
+		unsigned char c = (unsigned char)s.ptr[s.len - back];
+		size_t whole = c >= 0xf0 && c <= 0xf4   ? 4
+			       : c >= 0xe0 && c <= 0xef ? 3
+			       : c >= 0xc2 && c <= 0xdf ? 2
+							: 0;
+
+		if (whole)
+			return whole > back ? back : 0;
+		if ((c & 0xc0) != 0x80)
+			return 0;
+	}
+	return 0;
+}
+
 char *str_printf(const char *fmt, ...)
 {
 	char *p = NULL;

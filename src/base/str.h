@@ -50,6 +50,9 @@ bool utf8_valid(struct str s);
 size_t utf8_run(struct str s);
 /** utf8_cut: the longest prefix of at most max bytes that ends on a character boundary. */
 size_t utf8_cut(struct str s, size_t max);
+/** utf8_unfinished: how many bytes at its end, at most three, begin a character that more bytes may
+ * complete. */
+size_t utf8_unfinished(struct str s);
 
 /** asprintf that returns the string, or NULL when memory is out. */
 char *str_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -22,6 +22,7 @@ struct cli {
 	struct output output;
 	struct client client;
 	bool only_errors; /* --only-show-errors */
+	int status;       /* exit status of a command that succeeded, where it has one to say */
 };
 
 extern const struct cli_group cli_group_top; /* main.c: version, help */

@@ -233,9 +233,11 @@ static int attach_body(struct exchange *x, struct err *e)
 	return header_add(x, "Content-Type", "application/json", e);
 }
 
-static int curl_start(struct exchange *x, struct err *e)
+/* What every connection needs. */
+static CURL *curl_new(struct exchange *x, struct err *e)
 {
 	struct client *client = &x->cli->client;
+	const char *ca;
 
 	if (!client->curl) {
 		curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -244,11 +246,12 @@ static int curl_start(struct exchange *x, struct err *e)
 	CURL *curl = client->curl;
 
 	if (!curl)
-		return err_set(e, ERR_SYSTEM, "libcurl does not start");
-	bool transfer = x->request->upload_file || x->request->sink_fd > 0;
-	long timeout = x->request->timeout_s ? x->request->timeout_s : CLIENT_TIMEOUT_S;
-
+		err_set(e, ERR_SYSTEM, "libcurl does not start");
+	if (!curl || client_setting(x->cli, SETTING_CA, true, &ca, e))
+		return NULL;
 	curl_easy_reset(curl);
+	if (ca)
+		curl_easy_setopt(curl, CURLOPT_CAINFO, ca);
 	curl_easy_setopt(curl, CURLOPT_URL, x->request->url);
 	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
@@ -256,6 +259,17 @@ static int curl_start(struct exchange *x, struct err *e)
 	curl_easy_setopt(curl, CURLOPT_USERAGENT, "bivouac/" BIVOUAC_VERSION);
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_TIMEOUT_S);
 	curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
+	return curl;
+}
+
+static int curl_start(struct exchange *x, struct err *e)
+{
+	CURL *curl = curl_new(x, e);
+	bool transfer = x->request->upload_file || x->request->sink_fd > 0;
+	long timeout = x->request->timeout_s ? x->request->timeout_s : CLIENT_TIMEOUT_S;
+
+	if (!curl)
+		return -1;
 	if (transfer) {
 		curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
 		curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, (long)STALL_TIMEOUT_S);
@@ -294,32 +308,41 @@ static void clean(char *text)
 			*text = ' ';
 }
 
-static int http_error(struct exchange *x, struct err *e)
+static int refusal(long status, struct str text, const char *challenge, struct err *e)
 {
-	struct client_response *r = x->response;
-	json_t *body = json_loadb(r->body.ptr ? r->body.ptr : "", r->body.len, 0, NULL);
+	json_t *body = json_loadb(text.ptr ? text.ptr : "", text.len, JSON_DISABLE_EOF_CHECK, NULL);
 	json_t *error = json_object_get(body, "error");
 	json_t *source = json_is_object(error) ? error : body;
 	const char *code = json_string_value(json_object_get(source, "code"));
 	const char *message = json_string_value(json_object_get(source, "message"));
-	char challenge[200];
-	enum err_code mapped = client_error_code(code, r->status);
+	enum err_code mapped = client_error_code(code, status);
 
-	header_copy(x->cli->client.curl, "WWW-Authenticate", challenge, sizeof(challenge));
 	if (!code)
 		code = err_api_code(mapped);
 	if (message)
 		err_set(e, mapped, "(%.80s) %s", code, message);
-	else if (r->status == 401)
+	else if (status == 401)
 		err_set(e, mapped, "(%.80s) the server refuses the token%s%s", code,
 			*challenge ? ": " : "", challenge);
 	else
-		err_set(e, mapped, "(%.80s) HTTP status %ld without an explanation", code,
-			r->status);
+		err_set(e, mapped, "(%.80s) HTTP status %ld without an explanation", code, status);
 	if (e)
 		clean(e->msg);
 	json_decref(body);
 	return -1;
+}
+
+int client_refusal(long status, struct str body, struct err *e)
+{
+	return refusal(status, body, "", e);
+}
+
+static int http_error(struct exchange *x, struct err *e)
+{
+	char challenge[200];
+
+	header_copy(x->cli->client.curl, "WWW-Authenticate", challenge, sizeof(challenge));
+	return refusal(x->response->status, buf_str(&x->response->body), challenge, e);
 }
 
 static void trace_request(const struct exchange *x)
@@ -405,6 +428,66 @@ static int exchange_run(struct exchange *x, struct err *e)
 	header_copy(x->cli->client.curl, "Retry-After", retry, sizeof(retry));
 	r->retry_after_s = *retry ? strtol(retry, NULL, 10) : -1;
 	return 0;
+}
+
+/* Path and query, and the Host line, of a URL. */
+static int split_url(const char *url, char **ret_target, struct buf *headers, struct err *e)
+{
+	CURLU *u = curl_url();
+	char *host = NULL, *port = NULL, *path = NULL, *query = NULL;
+	int rc = -1;
+
+	if (u && !curl_url_set(u, CURLUPART_URL, url, CURLU_PATH_AS_IS) &&
+	    !curl_url_get(u, CURLUPART_HOST, &host, 0) &&
+	    !curl_url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) &&
+	    !curl_url_get(u, CURLUPART_PATH, &path, 0)) {
+		curl_url_get(u, CURLUPART_QUERY, &query, 0);
+		*ret_target = str_printf("%s%s%s", path, query ? "?" : "", query ? query : "");
+		buf_addf(headers, "Host: %s:%s\r\n", host, port);
+		rc = *ret_target ? 0 : -1;
+	}
+	curl_free(host);
+	curl_free(port);
+	curl_free(path);
+	curl_free(query);
+	curl_url_cleanup(u);
+	return rc ? err_set(e, ERR_INVALID, "'%.200s' is not a usable URL", url) : 0;
+}
+
+int client_connect(struct cli *cli, enum client_plane plane, const char *url, char **ret_target,
+		   char **ret_headers, struct err *e)
+{
+	struct client_request request = { .plane = plane, .method = "GET", .url = url };
+	struct exchange x = { .cli = cli, .request = &request };
+	OWNED_MEM char *target = NULL;
+	struct buf headers;
+	int rc = -1;
+
+	buf_init(&headers, 64 * 1024);
+	if (curl_new(&x, e) && authorize(&x, e) == 0 && split_url(url, &target, &headers, e) == 0) {
+		CURL *curl = cli->client.curl;
+
+		trace_request(&x);
+		curl_easy_setopt(curl, CURLOPT_CONNECT_ONLY, 1L);
+		curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+		CURLcode code = curl_easy_perform(curl);
+
+		rc = code ? transport_error(&x, code, e) : 0;
+	}
+	for (struct curl_slist *h = x.headers; h; h = h->next)
+		buf_addf(&headers, "%s\r\n", h->data);
+	curl_slist_free_all(x.headers);
+	/* The buffer of curl's messages goes out of scope. */
+	if (cli->client.curl)
+		curl_easy_setopt(cli->client.curl, CURLOPT_ERRORBUFFER, NULL);
+	if (rc == 0 && !buf_ok(&headers))
+		rc = err_set(e, ERR_NOMEM, "out of memory");
+	if (rc == 0) {
+		*ret_target = take_ptr(target);
+		*ret_headers = buf_take(&headers);
+	}
+	buf_done(&headers);
+	return rc;
 }
 
 int client_send(struct cli *cli, const struct client_request *request, struct client_response *ret,

@@ -72,6 +72,15 @@ void client_done(struct client *client);
 int client_send(struct cli *cli, const struct client_request *request, struct client_response *ret,
 		struct err *e);
 void client_response_done(struct client_response *response);
+/**
+ * client_connect: connects to the server of a URL and stops there: cli->client.curl sends and
+ * receives bytes (curl_easy_send). ret_target: path and query; ret_headers: header lines with Host
+ * and the token; both on the heap.
+ */
+int client_connect(struct cli *cli, enum client_plane plane, const char *url, char **ret_target,
+		   char **ret_headers, struct err *e);
+/** client_refusal: the error of an answer with this status and body. Returns -1. */
+int client_refusal(long status, struct str body, struct err *e);
 /** client_wait: polls Azure-AsyncOperation or Location of a long-running answer to its end;
  * replaces the answer. */
 int client_wait(struct cli *cli, struct client_response *response, struct err *e);

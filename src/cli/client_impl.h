@@ -8,7 +8,13 @@
 
 #include "cli/client.h"
 
-enum client_setting { SETTING_ARM_ENDPOINT, SETTING_ARM_TOKEN, SETTING_ENDPOINT, SETTING_TOKEN };
+enum client_setting {
+	SETTING_ARM_ENDPOINT,
+	SETTING_ARM_TOKEN,
+	SETTING_ENDPOINT,
+	SETTING_TOKEN,
+	SETTING_CA
+};
 
 struct setting {
 	const char *flag;

@@ -19,6 +19,7 @@ static const struct setting settings[] = {
 	[SETTING_ARM_TOKEN] = { "arm-token", "BIVOUAC_ARM_TOKEN", "armToken" },
 	[SETTING_ENDPOINT] = { "endpoint", "BIVOUAC_ENDPOINT", "endpoint" },
 	[SETTING_TOKEN] = { "token", "BIVOUAC_TOKEN", "token" },
+	[SETTING_CA] = { "ca-file", "BIVOUAC_CA_FILE", "caFile" },
 };
 
 static int context_read(struct client *client, struct err *e)

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define SCRIPT            "build-image.sh"
 #define IMAGE_DIR_DEFAULT "/var/cache/bivouac/images"
 #define ID_LEN            64
 #define TAIL_MAX          (16 * 1024)
@@ -36,7 +37,20 @@ static const struct cli_flag flags_runtime[] = {
 	  .kind = FLAG_TEXT,
 	  .arg = "NAME",
 	  .fallback = "python",
-	  .help = "Which runtime's image." },
+	  .help = "Which runtime's image: python, node or shell." },
+	{ .name = NULL },
+};
+
+static const struct cli_flag flags_build[] = {
+	{ .name = "runtime",
+	  .kind = FLAG_TEXT,
+	  .arg = "NAME",
+	  .fallback = "python",
+	  .help = "Which runtime's image: python, node, shell, or all." },
+	{ .name = "from",
+	  .kind = FLAG_TEXT,
+	  .arg = "DIR",
+	  .help = "A runtime of your own: the folder of its recipe." },
 	{ .name = NULL },
 };
 
@@ -55,9 +69,24 @@ static char *exe_dir(void)
 	return str_dup(str_from(path));
 }
 
-/** script_find: the runtime's build script; heap. BIVOUAC_DATADIR, else where it was installed,
- * else beside the program. */
-static char *script_find(const char *runtime, struct err *e)
+/** What is built; all heap. */
+struct source {
+	char *script;
+	char *folder;
+	char *programs; /* where built programs are that go into the image */
+};
+
+static void source_done(struct source *s)
+{
+	free(s->script);
+	free(s->folder);
+	free(s->programs);
+	*s = (struct source){ 0 };
+}
+
+/** runtimes_dir: where the build script and the runtimes are; heap. BIVOUAC_DATADIR, else where it
+ * was installed, else beside the program. */
+static char *runtimes_dir(struct err *e)
 {
 	const char *env = getenv("BIVOUAC_DATADIR");
 	OWNED_MEM char *exe = exe_dir();
@@ -68,26 +97,48 @@ static char *script_find(const char *runtime, struct err *e)
 #endif
 				 beside };
 
-	if (!*runtime ||
-	    strspn(runtime, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(runtime)) {
-		err_set(e, ERR_INVALID, "--runtime: '%s' is not a runtime's name", runtime);
-		return NULL;
-	}
 	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
 		if (!places[i] || !*places[i])
 			continue;
-		OWNED_MEM char *path =
-			str_printf("%s/runtimes/%s/build-image.sh", places[i], runtime);
+		OWNED_MEM char *dir = str_printf("%s/runtimes", places[i]);
+		OWNED_MEM char *script = str_printf("%s/runtimes/" SCRIPT, places[i]);
 
-		if (path && !access(path, R_OK))
-			return take_ptr(path);
+		if (dir && script && !access(script, R_OK))
+			return take_ptr(dir);
 		/* What was named is meant: no silent fall-back to another copy. */
 		if (places[i] == env)
 			break;
 	}
-	err_set(e, ERR_NOT_FOUND, "no build script for runtime '%s' (BIVOUAC_DATADIR=%s)", runtime,
+	err_set(e, ERR_NOT_FOUND, "no build script runtimes/" SCRIPT " (BIVOUAC_DATADIR=%s)",
 		env && *env ? env : "unset");
 	return NULL;
+}
+
+static int source_of_folder(struct source *ret, const char *runtimes, const char *folder,
+			    struct err *e)
+{
+	OWNED_MEM char *recipe = str_printf("%s/recipe", folder);
+
+	if (!recipe || access(recipe, R_OK))
+		return err_set(e, ERR_NOT_FOUND, "%s is not a runtime: it has no recipe", folder);
+	ret->script = str_printf("%s/" SCRIPT, runtimes);
+	ret->folder = str_dup(str_from(folder));
+	ret->programs = exe_dir();
+	if (ret->script && ret->folder && ret->programs)
+		return 0;
+	source_done(ret);
+	return err_set(e, ERR_NOMEM, "out of memory");
+}
+
+static int source_of_runtime(struct source *ret, const char *runtime, struct err *e)
+{
+	if (!*runtime ||
+	    strspn(runtime, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(runtime))
+		return err_set(e, ERR_INVALID, "--runtime: '%s' is not a runtime's name", runtime);
+	OWNED_MEM char *dir = runtimes_dir(e);
+	OWNED_MEM char *folder = dir ? str_printf("%s/%s", dir, runtime) : NULL;
+
+	return folder ? source_of_folder(ret, dir, folder, e) : -1;
 }
 
 struct build {
@@ -158,9 +209,9 @@ static bool output_read(struct build *b)
 	return true;
 }
 
-/** script_start: sh SCRIPT with two arguments; stdout and stderr to out_fd, descriptor 3 to
- * progress_fd (-1: none). */
-static pid_t script_start(const char *script, const char *arg1, const char *arg2, int out_fd,
+/** script_start: SCRIPT FOLDER with two more arguments; stdout and stderr to out_fd, descriptor 3
+ * to progress_fd (-1: none). */
+static pid_t script_start(const struct source *s, const char *arg1, const char *arg2, int out_fd,
 			  int err_fd, int progress_fd, struct err *e)
 {
 	pid_t pid = fork();
@@ -177,9 +228,8 @@ static pid_t script_start(const char *script, const char *arg1, const char *arg2
 	else if (progress_fd >= 0 && dup2(progress_fd, PROGRESS_FD) < 0)
 		_exit(127);
 	signal(SIGPIPE, SIG_DFL);
-	if (!access(script, X_OK))
-		execl(script, script, arg1, arg2, (char *)NULL);
-	execl("/bin/sh", "sh", script, arg1, arg2, (char *)NULL);
+	execl("/bin/bash", "bash", s->script, s->folder, "--programs", s->programs, arg1, arg2,
+	      (char *)NULL);
 	_exit(127);
 }
 
@@ -204,11 +254,11 @@ static bool is_id(const char *text)
 	return strlen(text) == ID_LEN && strspn(text, "0123456789abcdef") == ID_LEN;
 }
 
-/** script_id: which image the script would build. */
-static int script_id(const char *script, char ret[static ID_LEN + 1], struct err *e)
+/** script_ask: one line that the script prints. */
+static int script_ask(const struct source *s, const char *question, char *ret, size_t size,
+		      struct err *e)
 {
 	int pipe_fds[2];
-	char text[ID_LEN + 2] = "";
 	size_t len = 0;
 	ssize_t n;
 
@@ -216,20 +266,30 @@ static int script_id(const char *script, char ret[static ID_LEN + 1], struct err
 		return err_sys(e, "pipe");
 	OWNED_FD int read_fd = pipe_fds[0];
 	OWNED_FD int write_fd = pipe_fds[1];
-	pid_t pid = script_start(script, "--id", NULL, write_fd, -1, -1, e);
+	pid_t pid = script_start(s, question, NULL, write_fd, -1, -1, e);
 
 	if (pid < 0)
 		return -1;
 	close_fd(&write_fd);
-	while (len < sizeof(text) - 1 &&
-	       (n = read(read_fd, text + len, sizeof(text) - 1 - len)) > 0)
+	while (len < size - 1 && (n = read(read_fd, ret + len, size - 1 - len)) > 0)
 		len += (size_t)n;
 	close_fd(&read_fd);
-	if (script_wait(pid, script, e))
+	if (script_wait(pid, s->script, e))
 		return -1;
-	text[strcspn(text, "\n")] = '\0';
+	ret[len] = '\0';
+	ret[strcspn(ret, "\n")] = '\0';
+	return 0;
+}
+
+/** script_id: which image the script would build. */
+static int script_id(const struct source *s, char ret[static ID_LEN + 1], struct err *e)
+{
+	char text[ID_LEN + 2];
+
+	if (script_ask(s, "--id", text, sizeof(text), e))
+		return -1;
 	if (!is_id(text))
-		return err_set(e, ERR_PROTOCOL, "%s --id does not print an image id", script);
+		return err_set(e, ERR_PROTOCOL, "%s --id does not print an image id", s->script);
 	strcpy(ret, text);
 	return 0;
 }
@@ -250,7 +310,7 @@ static void build_pump(struct build *b)
 	}
 }
 
-static int build_run(struct cli *cli, const char *script, const char *dir, struct err *e)
+static int build_run(struct cli *cli, const struct source *s, const char *dir, struct err *e)
 {
 	struct build b = { .output_fd = -1 };
 	int out[2], progress[2];
@@ -264,7 +324,7 @@ static int build_run(struct cli *cli, const char *script, const char *dir, struc
 		return err_sys(e, "pipe");
 	OWNED_FD int progress_read_fd = progress[0];
 	OWNED_FD int progress_write = progress[1];
-	pid_t pid = script_start(script, "--out", dir, out_write, out_write, progress_write, e);
+	pid_t pid = script_start(s, "--out", dir, out_write, out_write, progress_write, e);
 
 	if (pid < 0)
 		return -1;
@@ -280,7 +340,7 @@ static int build_run(struct cli *cli, const char *script, const char *dir, struc
 		b.progress.tty = false;
 	build_pump(&b);
 	progress_done(&b.progress);
-	int rc = script_wait(pid, script, e);
+	int rc = script_wait(pid, s->script, e);
 
 	if (rc && b.tail.len)
 		fwrite(b.tail.ptr, 1, b.tail.len, stderr);
@@ -306,26 +366,115 @@ static json_t *image_entry(const char *dir, const char *id)
 			 path, "rootfs", rootfs);
 }
 
-static int run_build(struct cli *cli, struct err *e)
+/** source_build: builds one image; *ret is what is known about it then. */
+static int source_build(struct cli *cli, const struct source *s, const char *dir, json_t **ret,
+			struct err *e)
 {
-	const char *dir = args_text(&cli->args, "image-dir");
-	const char *runtime = args_text(&cli->args, "runtime");
-	OWNED_MEM char *script = script_find(runtime, e);
-	char id[ID_LEN + 1];
+	char id[ID_LEN + 1], name[64];
 
-	if (!script || script_id(script, id, e))
-		return -1;
-	if (fd_mkdirs(dir, 0755, e) || build_run(cli, script, dir, e))
+	if (script_id(s, id, e) || script_ask(s, "--name", name, sizeof(name), e) ||
+	    build_run(cli, s, dir, e))
 		return -1;
 	json_t *image = image_entry(dir, id);
 
 	if (!image)
 		return err_set(e, ERR_INTERNAL, "%s ended well but %s/%s/rootfs is not there",
-			       script, dir, id);
-	json_object_set_new(image, "runtime", json_string(runtime));
-	int rc = output_json(&cli->output, image, e);
+			       s->script, dir, id);
+	json_object_set_new(image, "runtime", json_string(name));
+	*ret = image;
+	return 0;
+}
 
-	json_decref(image);
+/** build_foreign: a runtime that did not come with Bivouac; daemons find its image by the file
+ * that is written here. */
+static int build_foreign(struct cli *cli, const char *folder, const char *dir, json_t **ret,
+			 struct err *e)
+{
+	struct source s = { 0 };
+	OWNED_MEM char *runtimes = runtimes_dir(e);
+	int rc = runtimes ? source_of_folder(&s, runtimes, folder, e) : -1;
+
+	if (rc == 0)
+		rc = source_build(cli, &s, dir, ret, e);
+	source_done(&s);
+	if (rc < 0)
+		return -1;
+	OWNED_MEM char *path = str_printf("%s/%s.image-id", dir,
+					  json_string_value(json_object_get(*ret, "runtime")));
+	OWNED_MEM char *line = str_printf("%s\n", json_string_value(json_object_get(*ret, "id")));
+
+	if (path && line)
+		rc = fd_write_file(AT_FDCWD, path, line, strlen(line), 0644, e);
+	if (rc < 0 || !path || !line) {
+		json_decref(*ret);
+		return rc < 0 ? -1 : err_set(e, ERR_NOMEM, "out of memory");
+	}
+	return 0;
+}
+
+static int build_runtime(struct cli *cli, const char *runtime, const char *dir, json_t **ret,
+			 struct err *e)
+{
+	struct source s = { 0 };
+
+	if (source_of_runtime(&s, runtime, e))
+		return -1;
+	int rc = source_build(cli, &s, dir, ret, e);
+
+	source_done(&s);
+	return rc;
+}
+
+/** build_all: every folder below runtimes/ that has a recipe, in order of their names. */
+static int build_all(struct cli *cli, const char *dir, json_t **ret, struct err *e)
+{
+	OWNED_MEM char *runtimes = runtimes_dir(e);
+	struct dirent **entries = NULL;
+	int count = runtimes ? scandir(runtimes, &entries, NULL, alphasort) : -1;
+	json_t *images = json_array();
+	int rc = count < 0 ? -1 : 0;
+
+	for (int i = 0; i < count; i++) {
+		OWNED_MEM char *recipe = str_printf("%s/%s/recipe", runtimes, entries[i]->d_name);
+		json_t *image = NULL;
+
+		if (rc == 0 && entries[i]->d_name[0] != '.' && recipe && !access(recipe, R_OK)) {
+			rc = build_runtime(cli, entries[i]->d_name, dir, &image, e);
+			if (rc == 0)
+				json_array_append_new(images, image);
+		}
+		free(entries[i]);
+	}
+	free(entries);
+	if (rc == 0)
+		*ret = images;
+	else
+		json_decref(images);
+	return rc;
+}
+
+static int run_build(struct cli *cli, struct err *e)
+{
+	const char *dir = args_text(&cli->args, "image-dir");
+	const char *runtime = args_text(&cli->args, "runtime");
+	const char *from = args_text(&cli->args, "from");
+	json_t *built = NULL;
+	int rc;
+
+	if (from && args_given(&cli->args, "runtime"))
+		return err_set(e, ERR_INVALID, "--from and --runtime exclude each other");
+	if (fd_mkdirs(dir, 0755, e))
+		return -1;
+	if (from)
+		rc = build_foreign(cli, from, dir, &built, e);
+	else if (strcmp(runtime, "all") == 0)
+		rc = build_all(cli, dir, &built, e);
+	else
+		rc = build_runtime(cli, runtime, dir, &built, e);
+	if (rc)
+		return -1;
+	rc = output_json(&cli->output, built, e);
+	json_decref(built);
 	return rc;
 }
 
@@ -358,10 +507,14 @@ static int run_path(struct cli *cli, struct err *e)
 {
 	const char *dir = args_text(&cli->args, "image-dir");
 	const char *runtime = args_text(&cli->args, "runtime");
-	OWNED_MEM char *script = script_find(runtime, e);
+	struct source source = { 0 };
 	char id[ID_LEN + 1];
+	int rc = source_of_runtime(&source, runtime, e);
 
-	if (!script || script_id(script, id, e))
+	if (rc == 0)
+		rc = script_id(&source, id, e);
+	source_done(&source);
+	if (rc)
 		return -1;
 	json_t *image = image_entry(dir, id);
 
@@ -369,8 +522,6 @@ static int run_path(struct cli *cli, struct err *e)
 		return err_set(e, ERR_NOT_FOUND,
 			       "the %s image is not built: run 'bivouac image build --runtime %s'",
 			       runtime, runtime);
-	int rc = 0;
-
 	/* Bare, so that $(bivouac image path) works. */
 	if (cli->output.format_given)
 		rc = output_json(&cli->output, image, e);
@@ -382,8 +533,8 @@ static int run_path(struct cli *cli, struct err *e)
 
 static const struct cli_verb verbs[] = {
 	{ .name = "build",
-	  .summary = "Build the image of a runtime on this machine (needs root).",
-	  .flags = { flags_runtime, flags_dir },
+	  .summary = "Build images of runtimes on this machine (needs root).",
+	  .flags = { flags_build, flags_dir },
 	  .run = run_build },
 	{ .name = "list",
 	  .summary = "List built images.",
@@ -396,4 +547,4 @@ static const struct cli_verb verbs[] = {
 	{ .name = NULL },
 };
 
-const struct cli_group cli_group_image = { "image", "Images of the built-in runtimes", verbs };
+const struct cli_group cli_group_image = { "image", "Images of runtimes", verbs };

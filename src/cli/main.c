@@ -55,6 +55,11 @@ static const struct cli_flag flags_global[] = {
 	  .kind = FLAG_TEXT,
 	  .arg = "TOKEN",
 	  .help = "Token for session pools (BIVOUAC_TOKEN)." },
+	{ .name = "ca-file",
+	  .kind = FLAG_TEXT,
+	  .arg = "FILE",
+	  .help = "Certificates to trust for https (BIVOUAC_CA_FILE, or caFile of that file), in place "
+		  "of the system's." },
 	{ .name = "verbose",
 	  .kind = FLAG_BOOL,
 	  .help = "Show requests on stderr, without tokens." },
@@ -184,7 +189,8 @@ int main(int argc, char **argv)
 		help_print(stdout, &cli.args);
 		return 0;
 	}
-	int status = settings_take(&cli, &e) || cli.args.verb->run(&cli, &e) ? fail(&e) : 0;
+	int status = settings_take(&cli, &e) || cli.args.verb->run(&cli, &e) ? fail(&e)
+									     : cli.status;
 
 	client_done(&cli.client);
 	return status;

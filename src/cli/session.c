@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/cli.h"
 #include "cli/flags.h"
+#include "cli/shell.h"
 
 #include "base/own.h"
 
@@ -97,6 +98,14 @@ static const struct cli_verb verbs[] = {
 	  .example = "-n my-pool -g my-group -i user-4711",
 	  .flags = { cli_flags_pool_of, cli_flags_session },
 	  .run = run_stop },
+	{ .name = "shell",
+	  .summary = "Open a terminal in a session, made if there is none.",
+	  .notes =
+		  "Enter ~. leaves the terminal, which goes on; Enter ~~ types a tilde. Ends with the "
+		  "exit status of the program.",
+	  .example = "-n my-pool -g my-group -i user-4711",
+	  .flags = { cli_flags_pool_of, cli_flags_session, cli_flags_shell },
+	  .run = shell_run },
 	{ .name = NULL },
 };
 

@@ -10,10 +10,14 @@
 #include "daemon/confine_self.h"
 #include "daemon/egress.h"
 #include "daemon/egress_log.h"
+#include "daemon/managed_identity.h"
 #include "daemon/options.h"
 #include "daemon/privileges.h"
+#include "daemon/tls.h"
 #include "http/http.h"
+#include "http/websocket.h"
 #include "identity/identity.h"
+#include "http/websocket.h"
 #include "image/image.h"
 #include "loop/loop.h"
 #include "pool/pool.h"
@@ -36,11 +40,18 @@
 
 #define SUBSCRIPTION         "00000000-0000-0000-0000-000000000000"
 #define DEV_OID              "00000000-0000-0000-0000-0000000000d0"
+#define DEV_NAME             "dev"
 #define DEV_TOKEN_LIFETIME_S (30 * 86400)
-#define FILES_RESERVE_MAX    1024
-#define LOCK_TRIES           250
-#define LOCK_PAUSE_US        20000
-#define ARM_VERSION          "2025-07-01"
+#define DEV_POOL_KEY                                                                               \
+	"/subscriptions/" SUBSCRIPTION                                                             \
+	"/resourcegroups/default/providers/microsoft.app/sessionpools/default"
+#define FILES_RESERVE_MAX 1024
+#define DEV_POOL_PATH                                                                              \
+	"/subscriptions/" SUBSCRIPTION "/resourceGroups/default/sessionPools/default"
+#define TOKEN_MAX         2048
+#define LOCK_TRIES        250
+#define LOCK_PAUSE_US     20000
+#define ARM_VERSION       "2025-07-01"
 
 static struct daemon {
 	struct options options;
@@ -48,9 +59,15 @@ static struct daemon {
 	char binary_dir[PATH_MAX];
 	char sockets_dir[PATH_MAX + 4];
 	char base_url[128];
+	char tls_url[128];
+	char state_outside[PATH_MAX]; /* as its starter sees it */
 	char address[64];
+	char tls_address[64];
 	uint16_t port;
+	uint16_t tls_port;
 	int listen_fd;
+	int tls_fd;
+	struct daemon_tls *tls;
 	pid_t jailer_pid;
 	const char *egress_off; /* why pools cannot have egress; NULL: they can */
 	struct images *images;
@@ -72,17 +89,40 @@ static void fatal(const struct err *e)
 	exit(err_exit_status(e->code) ? err_exit_status(e->code) : 70);
 }
 
-static int parse_listen(const char *text, struct err *e)
+static int parse_address(const char *option, const char *text, char ret_address[static 64],
+			 uint16_t *ret_port, struct err *e)
 {
 	const char *colon = strrchr(text, ':');
 	uint64_t port;
 
-	if (!colon || colon == text || (size_t)(colon - text) >= sizeof(d.address) ||
+	if (!colon || colon == text || colon - text >= 64 ||
 	    !str_to_u64(str_from(colon + 1), 65535, &port))
-		return err_set(e, ERR_INVALID,
-			       "--listen must be ADDR:PORT, as 127.0.0.1:8900, not '%s'", text);
-	snprintf(d.address, sizeof(d.address), "%.*s", (int)(colon - text), text);
-	d.port = (uint16_t)port;
+		return err_set(e, ERR_INVALID, "--%s must be ADDR:PORT, as 127.0.0.1:8900, not '%s'",
+			       option, text);
+	snprintf(ret_address, 64, "%.*s", (int)(colon - text), text);
+	*ret_port = (uint16_t)port;
+	return 0;
+}
+
+static int parse_listen(const struct options *o, struct err *e)
+{
+	if (parse_address("listen", o->listen, d.address, &d.port, e) < 0)
+		return -1;
+	return o->tls_listen ? parse_address("tls-listen", o->tls_listen, d.tls_address,
+					     &d.tls_port, e)
+			     : 0;
+}
+
+/* Bound before the drop of rights, as the daemon gives away the right to make network sockets; it
+ * listens when it can serve. */
+static int bind_sockets(struct err *e)
+{
+	if (http_bind(d.address, d.port, &d.listen_fd, e) < 0)
+		return -1;
+	if (!d.options.tls_listen)
+		return 0;
+	if (http_bind(d.tls_address, d.tls_port, &d.tls_fd, e) < 0)
+		return err_wrap(e, "--tls-listen");
 	return 0;
 }
 
@@ -150,10 +190,9 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 			o->images_dir);
 	if (images_open(d.binary_dir, images_dir, &d.images, e) < 0)
 		return -1;
-	/* Bound here, as the daemon gives away the right to make network sockets; it listens when
-	 * it can serve. */
-	if (http_bind(d.address, d.port, &d.listen_fd, e) < 0)
+	if (bind_sockets(e) < 0 || tls_prepare(o, d.binary_dir, &d.tls, e) < 0)
 		return -1;
+	snprintf(d.state_outside, sizeof(d.state_outside), "%s", state_dir);
 	snprintf(owner, sizeof(owner), "%u", user.uid);
 	const char *argv[9 + EGRESS_ARGS_MAX + 1] = {
 		"bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
@@ -203,11 +242,22 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 	(void)ctx;
 	if (!route->permission)
 		return 0;
+	if (strcmp(route->permission, DATA_PLANE_MCP) == 0) {
+		int key = data_plane_api_key(rq, e);
+
+		if (key)
+			return key > 0 ? 0 : -1;
+	}
 	enum identity_plane plane = strncmp(route->permission, "arm:", 4) == 0
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
 
-	http_header(rq, "Authorization", &header);
+	char bearer[TOKEN_MAX + sizeof("Bearer ")] = "Bearer ";
+
+	/* Browsers cannot give a WebSocket an Authorization header. */
+	if (!http_header(rq, "Authorization", &header) && websocket_wanted(rq) &&
+	    websocket_bearer(rq, bearer + strlen(bearer), TOKEN_MAX))
+		header = str_from(bearer);
 	if (identity_check(d.identity, header, plane, &found, e) < 0)
 		return -1;
 	struct identity_caller *caller = malloc(sizeof(*caller));
@@ -250,16 +300,18 @@ static const struct http_route own_routes[] = {
 	{ "GET", "/health", health, HTTP_BODY_NONE, NULL, "Whether the daemon serves" },
 };
 
-static const char *image_of(const char *container_type, void *arg)
+static const struct runtime *runtime_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_id(d.images, container_type);
+	return images_runtime(d.images, container_type);
 }
 
 static const char *metadata_of(const char *container_type, void *arg)
 {
 	(void)arg;
-	return images_metadata(d.images, container_type);
+	const struct runtime *r = images_runtime(d.images, container_type);
+
+	return r ? r->metadata : NULL;
 }
 
 static void pool_changed(const char *key, bool deleted, void *arg)
@@ -275,9 +327,6 @@ static int make_dev_pool(struct err *e)
 	static const char pool[] =
 		"/subscriptions/" SUBSCRIPTION
 		"/resourceGroups/default/providers/Microsoft.App/sessionPools/default";
-	static const char key[] =
-		"/subscriptions/" SUBSCRIPTION
-		"/resourcegroups/default/providers/microsoft.app/sessionpools/default";
 	static const char pool_body[] =
 		"{\"location\":\"local\",\"properties\":{\"containerType\":\"PythonLTS\","
 		"\"poolManagementType\":\"Dynamic\","
@@ -286,7 +335,7 @@ static int make_dev_pool(struct err *e)
 		"\"cooldownPeriodInSeconds\":300}},"
 		"\"sessionNetworkConfiguration\":{\"status\":\"EgressDisabled\"}}}";
 	struct store_doc doc = { 0 };
-	int found = store_doc_get(d.store, key, &doc, e);
+	int found = store_doc_get(d.store, DEV_POOL_KEY, &doc, e);
 
 	store_doc_done(&doc);
 	if (found)
@@ -296,28 +345,48 @@ static int make_dev_pool(struct err *e)
 	return arm_put_internal(d.arm, pool, pool_body, ARM_VERSION, e);
 }
 
+static json_t *dev_line(const char *endpoint, struct err *e)
+{
+	OWNED_MEM char *token = identity_issue(d.identity, IDENTITY_AUDIENCE_DATA, DEV_OID,
+					       DEV_NAME, DEV_TOKEN_LIFETIME_S, e);
+	OWNED_MEM char *arm_token = identity_issue(d.identity, IDENTITY_AUDIENCE_ARM, DEV_OID,
+						   DEV_NAME, DEV_TOKEN_LIFETIME_S, e);
+	const char *secret = managed_identity_secret();
+
+	if (!token || !arm_token)
+		return NULL;
+	json_t *line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint",
+				 d.base_url, "token", token, "armToken", arm_token);
+	if (line && *secret) {
+		OWNED_MEM char *url = str_printf("%s/msi/token", d.base_url);
+
+		json_object_set_new(line, "identityEndpoint", url ? json_string(url) : NULL);
+		json_object_set_new(line, "identityHeader", json_string(secret));
+	}
+	return line;
+}
+
+static void add_tls_line(json_t *line)
+{
+	OWNED_MEM char *endpoint = str_printf("%s%s", d.tls_url, d.options.dev ? DEV_POOL_PATH : "");
+	OWNED_MEM char *ca_file = str_printf("%s/tls/ca.pem", d.state_outside);
+
+	json_object_set_new(line, "tlsEndpoint", endpoint ? json_string(endpoint) : NULL);
+	if (tls_own_ca(d.tls))
+		json_object_set_new(line, "caFile", ca_file ? json_string(ca_file) : NULL);
+}
+
 static void print_ready(void)
 {
 	struct err e = ERR_INIT;
-	OWNED_MEM char *endpoint = str_printf("%s/subscriptions/" SUBSCRIPTION
-					      "/resourceGroups/default/sessionPools/default",
-					      d.base_url);
-	OWNED_MEM char *token = NULL;
-	OWNED_MEM char *arm_token = NULL;
-	json_t *line;
+	OWNED_MEM char *endpoint = str_printf("%s%s", d.base_url, DEV_POOL_PATH);
+	json_t *line = d.options.dev ? dev_line(endpoint, &e)
+				     : json_pack("{s:s}", "armEndpoint", d.base_url);
 
-	if (d.options.dev) {
-		token = identity_issue(d.identity, IDENTITY_AUDIENCE_DATA, DEV_OID, "dev",
-				       DEV_TOKEN_LIFETIME_S, &e);
-		arm_token = identity_issue(d.identity, IDENTITY_AUDIENCE_ARM, DEV_OID, "dev",
-					   DEV_TOKEN_LIFETIME_S, &e);
-		if (!token || !arm_token)
-			fatal(&e);
-		line = json_pack("{s:s,s:s,s:s,s:s}", "endpoint", endpoint, "armEndpoint",
-				 d.base_url, "token", token, "armToken", arm_token);
-	} else {
-		line = json_pack("{s:s}", "armEndpoint", d.base_url);
-	}
+	if (line && *d.tls_url)
+		add_tls_line(line);
+	if (e.code != ERR_NONE)
+		fatal(&e);
 	OWNED_MEM char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
 
 	if (text)
@@ -326,12 +395,36 @@ static void print_ready(void)
 	json_decref(line);
 }
 
+/* With --dev only: on a machine that others use, tokens come from 'bivouac token'. */
+static int dev_routes(struct err *e)
+{
+	if (!d.options.dev)
+		return 0;
+	if (managed_identity_allowed(d.address))
+		return managed_identity_routes(d.identity, DEV_OID, DEV_NAME, d.server, e);
+	log_info("no /msi/token: %s is not a loopback address", d.address);
+	return 0;
+}
+
+static void set_urls(void)
+{
+	const char *format = strchr(d.address, ':') ? "http://[%s]:%u" : "http://%s:%u";
+
+	snprintf(d.base_url, sizeof(d.base_url), format, d.address, d.port);
+	if (!d.options.tls_listen)
+		return;
+	format = strchr(d.tls_address, ':') ? "https://[%s]:%u" : "https://%s:%u";
+	snprintf(d.tls_url, sizeof(d.tls_url), format, d.tls_address, http_tls_port(d.server));
+}
+
 static int start_http(struct err *e)
 {
 	struct http_config config = {
 		.address = d.address,
 		.port = d.port,
 		.socket_fd = d.listen_fd,
+		.tls_socket_fd = d.tls_fd,
+		.tls = tls_pair(d.tls),
 		.connections_max = connections_max(),
 		.head_timeout_s = (unsigned)d.options.head_timeout_s,
 		.body_rate_min = (uint64_t)d.options.body_rate_min,
@@ -344,17 +437,20 @@ static int start_http(struct err *e)
 	};
 	struct data_plane_config plane = {
 		.pools = d.pools,
+		.store = d.store,
 		.metadata = metadata_of,
 		.code_max = (size_t)d.options.code_max,
 		.list_max = (uint32_t)d.options.list_max,
+		.default_pool = d.options.dev ? DEV_POOL_KEY : NULL,
 	};
 
 	d.server = http_server_new(&config, &d.port, e);
 	if (!d.server ||
 	    http_server_routes(d.server, own_routes, ARRAY_LEN(own_routes), NULL, e) < 0 ||
-	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0)
+	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0 ||
+	    dev_routes(e) < 0)
 		return -1;
-	snprintf(d.base_url, sizeof(d.base_url), "http://%s:%u", d.address, d.port);
+	set_urls();
 	return 0;
 }
 
@@ -365,7 +461,7 @@ static void pools_ready(void *arg, const struct err *e)
 	(void)arg;
 	if (mine.code != ERR_NONE || start_http(&mine) < 0)
 		fatal(&mine);
-	log_info("serving on %s", d.base_url);
+	log_info("serving on %s%s%s", d.base_url, *d.tls_url ? " and " : "", d.tls_url);
 	print_ready();
 }
 
@@ -445,9 +541,22 @@ static void on_signal(int signum)
 		pools_drain(d.pools, drained, NULL);
 }
 
+static void on_reload(int signum)
+{
+	(void)signum;
+	tls_reload(d.tls);
+}
+
 static const char *egress_off(void)
 {
 	return d.egress_off;
+}
+
+static const char *container_type(size_t n)
+{
+	const struct runtime *r = images_at(d.images, n);
+
+	return r ? r->container_type : NULL;
 }
 
 static int start_services(int jailer_fd, struct err *e)
@@ -457,15 +566,18 @@ static int start_services(int jailer_fd, struct err *e)
 		.subscription = SUBSCRIPTION,
 		.location = o->location,
 		.egress_off = egress_off,
+		.container_type = container_type,
 	};
 	struct pools_config pools = {
-		.image_of = image_of,
+		.runtime_of = runtime_of,
 		.ready_default = (int)o->ready,
 		.shells = (int)o->shells,
 		.starting_max = (int)o->starting_max,
 		.output_limit = (uint32_t)o->output_max,
 		.result_max = (uint32_t)o->result_max,
 		.executions_kept = (int)o->executions_kept,
+		.contexts_max = (int)o->contexts_max,
+		.terminals_max = (int)o->terminals_max,
 		.queued_code_max = (uint64_t)o->queued_code_max,
 		.results_kept_max = (uint64_t)o->results_kept_max,
 		.names_wait_ms = 200,
@@ -475,7 +587,8 @@ static int start_services(int jailer_fd, struct err *e)
 
 	snprintf(d.sockets_dir, sizeof(d.sockets_dir), "%s/s", d.places.run_dir);
 	if (loop_init(e) < 0 || store_open(d.places.state_dir, &d.store, e) < 0 ||
-	    identity_open(d.places.state_dir, &d.identity, e) < 0)
+	    identity_open(d.places.state_dir, &d.identity, e) < 0 ||
+	    tls_open(d.tls, d.places.state_dir, d.tls_address, e) < 0)
 		return -1;
 	egress_log_open(d.places.state_dir, (uint64_t)o->egress_log_max);
 	arm.store = d.store;
@@ -496,9 +609,10 @@ static int start_services(int jailer_fd, struct err *e)
 	if (o->dev && make_dev_pool(e) < 0)
 		return -1;
 	arm_on_change(d.arm, "Microsoft.App/sessionPools", pool_changed, NULL);
-	if (loop_signal(SIGTERM, on_signal, e) < 0 || loop_signal(SIGINT, on_signal, e) < 0)
+	if (loop_signal(SIGTERM, on_signal, e) < 0 || loop_signal(SIGINT, on_signal, e) < 0 ||
+	    loop_signal(SIGHUP, on_reload, e) < 0)
 		return -1;
-	return 0;
+	return tls_watch(d.tls, e);
 }
 
 static void stop_services(void)
@@ -508,6 +622,7 @@ static void stop_services(void)
 	pools_free(d.pools);
 	arm_free(d.arm);
 	d.backend->ops->free(d.backend); /* the end of its socket ends the jailer */
+	tls_close(d.tls);
 	loop_done();
 	identity_close(d.identity);
 	store_close(d.store);
@@ -548,7 +663,7 @@ int main(int argc, char **argv)
 		puts("bivouacd " BIVOUAC_VERSION);
 		return 0;
 	}
-	if (egress_check(&d.options, &e) < 0) {
+	if (egress_check(&d.options, &e) < 0 || tls_check(&d.options, &e) < 0) {
 		fprintf(stderr, "bivouacd: %s\n", e.msg);
 		return 64;
 	}
@@ -558,7 +673,7 @@ int main(int argc, char **argv)
 	}
 	log_init("bivouacd", level);
 	signal(SIGPIPE, SIG_IGN);
-	if (parse_listen(d.options.listen, &e) < 0 || find_binary_dir(&e) < 0 ||
+	if (parse_listen(&d.options, &e) < 0 || find_binary_dir(&e) < 0 ||
 	    start_as_root(&jailer_fd, &e) < 0 || start_services(jailer_fd, &e) < 0)
 		fatal(&e);
 	loop_run();

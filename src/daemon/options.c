@@ -25,6 +25,11 @@ static const struct option_row {
 	  "make a resource group and a session pool 'default', print tokens" },
 	{ "listen", TEXT, AT(listen), "ADDR:PORT", "127.0.0.1:8900", 0, 0,
 	  "where to serve HTTP; port 0 picks one" },
+	{ "tls-listen", TEXT, AT(tls_listen), "ADDR:PORT", NULL, 0, 0,
+	  "where to serve HTTPS as well; port 0 picks one" },
+	{ "tls-certificate", TEXT, AT(tls_certificate), "FILE", NULL, 0, 0,
+	  "its certificate and chain (PEM), read anew on SIGHUP; default with --dev: its own" },
+	{ "tls-key", TEXT, AT(tls_key), "FILE", NULL, 0, 0, "the certificate's private key (PEM)" },
 	{ "state", TEXT, AT(state_dir), "DIR", "/var/lib/bivouac", 0, 0,
 	  "what must survive a reboot" },
 	{ "run-dir", TEXT, AT(run_dir), "DIR", "/run/bivouac", 0, 0,
@@ -65,6 +70,9 @@ static const struct option_row {
 	  "entries of one file listing" },
 	{ "executions-kept", NUMBER, AT(executions_kept), "N", "64", 1, 10000,
 	  "finished executions remembered per session" },
+	{ "contexts-max", NUMBER, AT(contexts_max), "N", "8", 1, 16,
+	  "contexts of one session, the default one included" },
+	{ "terminals-max", NUMBER, AT(terminals_max), "N", "4", 0, 8, "terminals of one session" },
 	{ "queued-code-max", NUMBER, AT(queued_code_max), "BYTES", "67108864", 1024, 1L << 40,
 	  "source text of the executions that wait in one session" },
 	{ "results-kept-max", NUMBER, AT(results_kept_max), "BYTES", "33554432", 1024, 1L << 40,
@@ -215,7 +223,8 @@ void options_help(FILE *out)
 			fprintf(out, " (default %s)", rows[i].fallback);
 		fputc('\n', out);
 	}
-	fputs("\nWhen ready it prints one line of JSON: endpoint, armEndpoint, and with --dev token and armToken.\n"
+	fputs("\nWhen ready it prints one line of JSON: endpoint, armEndpoint, and with --dev token, armToken,\n"
+	      "and on a loopback address identityEndpoint and identityHeader (for IDENTITY_ENDPOINT and IDENTITY_HEADER).\n"
 	      "SIGTERM ends it; sessions end with it unless --keep-sessions is given.\n",
 	      out);
 }

@@ -16,6 +16,9 @@
 struct options {
 	bool dev;
 	const char *listen;
+	const char *tls_listen;
+	const char *tls_certificate;
+	const char *tls_key;
 	const char *state_dir;
 	const char *run_dir;
 	const char *images_dir;
@@ -37,6 +40,8 @@ struct options {
 	long result_max;
 	long list_max;
 	long executions_kept;
+	long contexts_max;
+	long terminals_max;
 	long queued_code_max;
 	long results_kept_max;
 	long idle_timeout_s;

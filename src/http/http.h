@@ -87,6 +87,8 @@ struct http_config {
 struct http_tls *http_tls_new(const char *certificate_pem, const char *key_pem, struct err *e);
 int http_tls_reload(struct http_tls *t, const char *certificate_pem, const char *key_pem,
 		    struct err *e);
+/** http_tls_expires: when the server's certificate does, seconds since the epoch. */
+int64_t http_tls_expires(const struct http_tls *t);
 void http_tls_free(struct http_tls *t); /* accepts NULL */
 /** http_bind: a socket for http_config.socket_fd, for processes that may not bind later. Does not
  * listen. */
@@ -94,6 +96,8 @@ int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e);
 /** http_server_new: binds and listens; *ret_port is the bound port. */
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e);
+/** http_tls_port: of the TLS listener; 0 without one. */
+uint16_t http_tls_port(const struct http_server *s);
 /** http_server_routes: adds a table (not copied, must outlive the server); ctx goes to its
  * handlers. */
 int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,
@@ -129,6 +133,12 @@ void *http_caller(const struct http_request *rq);
 /** http_alloc: zeroed memory freed with the request; NULL when out. */
 void *http_alloc(struct http_request *rq, size_t size);
 int http_defer(struct http_request *rq, void (*fn)(void *arg), void *arg);
+/**
+ * http_mind_leaving: of a request whose body is in. A client that closes its connection before the
+ * answer is there cannot be told from one that will send no more and reads on; without this both
+ * are answered. With it both have left, and the request ends within a second or two.
+ */
+void http_mind_leaving(struct http_request *rq);
 
 /* Streaming request bodies (STREAM only). */
 /**
@@ -176,3 +186,6 @@ int http_stream_begin(struct http_request *rq, int status, const char *content_t
 size_t http_stream_write(struct http_request *rq, const void *data, size_t len);
 void http_stream_end(struct http_request *rq);
 void http_stream_abort(struct http_request *rq);
+/** http_stream_hold: so many bytes wait outside the queue for room in it, and count in buffers_max;
+ * false, and not counted, if there is no room for them. */
+bool http_stream_hold(struct http_request *rq, size_t bytes);

@@ -4,13 +4,16 @@
 /**
  * internal: what the files of http/ share about servers and requests; nobody else includes it.
  *
- * - server.c: the daemon under the loop: listening, pumping, MHD's callbacks, life of a request
+ * - server.c: MHD's daemons under the loop: pumping, MHD's callbacks, life of a request
+ * - listen.c: sockets to listen on, accepting
+ * - tls.c: certificates, what a connection needs for TLS, writing past MHD
  * - intake.c: a request coming in: headers, framing, routing, authorization, body
  * - request.c: accessors for handlers, memory of a request, streamed bodies in
  * - reply.c: answers: complete, streamed, and early (before the request's body has come in)
  * - buffers.c: how many bytes requests may hold together
  * - peers.c: connections: places and who leaves for a newcomer, time limits, ends of file that MHD
  *   misses
+ * - websocket.c: what becomes of a request that is upgraded
  *
  * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call
  * it again at once unless the connection is suspended. A connection suspended straight after a read
@@ -43,13 +46,26 @@
 
 enum buffer_kind { BUFFER_BODY, BUFFER_REPLY, BUFFER_STREAM, BUFFER_KINDS };
 
-struct http_server {
+/* A socket to listen on, and MHD's daemon for what is accepted on it (MHD speaks TLS on all
+ * connections of a daemon or on none). */
+struct listener {
+	struct http_server *server;
 	struct MHD_Daemon *mhd;
+	struct http_tls *tls; /* NULL: plain */
+	uint16_t port;
+	int fd;
+	struct loop_watch *door; /* newcomers */
+	bool door_watched;
+	struct loop_watch *watch; /* MHD's epoll descriptor */
+};
+
+enum { PLAIN, SECURE, LISTENERS };
+
+struct http_server {
+	struct listener listeners[LISTENERS]; /* mhd NULL: not in use */
 	struct http_config config;
 	char address[64];
-	uint16_t port;
 	struct router *router;
-	struct loop_watch *watch;
 	struct loop_timer *timer;
 	int64_t timer_due_ms; /* 0: not armed */
 	struct list requests;
@@ -60,17 +76,12 @@ struct http_server {
 	 * in the past. */
 	struct list strangers;
 	struct list regulars;
-	int listen_fd;           /* MHD's */
-	struct loop_watch *door; /* newcomers while all places are taken */
-	bool door_watched;
-	bool door_waits; /* somebody waited there at the last check */
-	uint64_t accepted;
-	uint64_t accepted_before; /* at the last check */
 	struct loop_timer *peer_timer;
 	bool peer_timer_armed;
 	struct list run_node; /* in the list of servers to pump later in this turn */
 	bool in_run;
 	bool rerun; /* a connection was resumed inside the pump */
+	size_t upgrades_ending;
 	bool stopping;
 	unsigned char random[256];
 	size_t random_left;
@@ -78,6 +89,7 @@ struct http_server {
 
 /* An open connection, between requests too. */
 struct peer {
+	struct http_server *server;
 	struct list node; /* in http_server.peers */
 	struct list
 		seat; /* in strangers or regulars; alone while an authorized request is served */
@@ -86,8 +98,14 @@ struct peer {
 	uint64_t requests;
 	bool known; /* has had an authorized request */
 	bool cut;
-	int64_t since_ms; /* it waits for a request */
-	int64_t head_ms;  /* a request's head is coming in; 0: not */
+	bool gone;           /* an upgraded one, at the last look */
+	int64_t upgraded_ms; /* its upgrade ended; what is left of it is being sent; 0: not */
+	struct gnutls_session_int *tls; /* MHD's session; NULL: plain */
+	struct tls_pair *pair;
+	bool shook_hands;
+	uint64_t handshake_bytes; /* that it took from the client */
+	int64_t since_ms;         /* it waits for a request */
+	int64_t head_ms;          /* a request's head is coming in; 0: not */
 	/* The stretch over which the body's rate is looked at. */
 	int64_t window_ms;
 	uint64_t window_received;
@@ -139,6 +157,7 @@ struct early {
 struct http_request {
 	struct list node;
 	struct http_server *server;
+	struct listener *listener;
 	struct MHD_Connection *conn;
 	struct peer *peer; /* NULL: there was no memory for it */
 	struct router_match match;
@@ -182,9 +201,11 @@ struct http_request {
 	char *owned;
 	struct stream *stream;
 	struct early *early;
+	struct websocket *websocket; /* it is to be upgraded, or has been */
 	bool http10;
-	bool late;      /* refused for coming in too slowly: the rest is not waited for */
-	bool close_now; /* framing cannot be trusted: answer, read nothing more */
+	bool late;          /* refused for coming in too slowly: the rest is not waited for */
+	bool minds_leaving; /* the end of what the client sends ends it */
+	bool close_now;     /* framing cannot be trusted: answer, read nothing more */
 
 	/* life */
 	bool in_intake; /* inside one of the intake functions: they look after replies at their end
@@ -195,6 +216,7 @@ struct http_request {
 	bool parked;
 	bool suspended;
 	bool killed;
+	bool upgrade_ends;
 	bool ended;
 };
 
@@ -212,6 +234,8 @@ void request_suspend(struct http_request *rq);
 /** request_kill: cuts the connection. */
 void request_kill(struct http_request *rq);
 int request_fd(const struct http_request *rq);
+/** server_upgrade_ends: MHD has been told to close an upgraded connection. */
+void server_upgrade_ends(struct http_request *rq);
 
 /* buffers.c */
 /** buffers_set: rq holds a buffer of this size now; false, and nothing has changed, if it is larger
@@ -221,11 +245,40 @@ bool buffers_set(struct http_request *rq, enum buffer_kind kind, size_t size);
 void buffers_full(struct http_request *rq, enum buffer_kind kind);
 void buffers_done(struct http_request *rq);
 
+/* listen.c */
+/** listener_open: listens on bound_fd (taken over, also on failure), or on a socket of its own for
+ * -1. */
+int listener_open(struct listener *l, int bound_fd, uint16_t port, struct err *e);
+/** listener_close: while MHD's daemon still is there. */
+void listener_close(struct listener *l);
+/** doors_open: accepts again, if it has stopped. */
+void doors_open(struct http_server *s);
+
+/* tls.c */
+/** TLS 1.2 and 1.3, forward secrecy, authenticated encryption. */
+#define TLS_PRIORITIES                                                                             \
+	"NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-KX-ALL:+ECDHE-ECDSA:+ECDHE-RSA:-CIPHER-ALL:"  \
+	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP256R1:"   \
+	"+GROUP-SECP384R1:%SERVER_PRECEDENCE"
+/** tls_begin: session: MHD's for this connection; it gets our pair. -1: it cannot be served. */
+int tls_begin(struct peer *p, const struct http_tls *t, struct gnutls_session_int *session);
+void tls_end(struct peer *p);
+/** peer_send: past MHD, as send(2) that never waits. */
+ssize_t peer_send(struct peer *p, const void *data, size_t len);
+/** peer_end_of_file: tells the client that nothing more comes. */
+void peer_end_of_file(struct peer *p);
+
 /* peers.c */
-int peers_start(struct http_server *s, int listen_fd, struct err *e);
+int peers_start(struct http_server *s, struct err *e);
 void peers_stop(struct http_server *s);
+bool peers_full(const struct http_server *s);
+/** peers_make_room: cuts who has waited longest; false: all places are safe. */
+bool peers_make_room(struct http_server *s);
 struct peer *peer_new(struct http_server *s, int fd);
-void peer_free(struct http_server *s, struct peer *p);
+void peer_free(struct peer *p);
+struct peer *peer_of(struct MHD_Connection *conn);
+/** peers_watch: looks after time limits and doors every second as long as there is a need. */
+void peers_watch(struct http_server *s);
 void peer_begins(struct http_request *rq);
 /** peer_head_done: authorized: its place is safe until the request is over. */
 void peer_head_done(struct http_request *rq, bool authorized);
@@ -255,5 +308,18 @@ enum MHD_Result reply_queue(struct http_request *rq);
 void reply_settle(struct http_request *rq);
 /** request_too_slow: 408 and the end of the connection. */
 void request_too_slow(struct http_request *rq);
+/** reply_upgrade: 101 for rq->websocket. */
+void reply_upgrade(struct http_request *rq);
 void early_free(struct early *early);
 void stream_free(struct stream *stream);
+
+/* websocket.c */
+struct websocket;
+/** websocket_begin: the 101 has left; early: what of the stream came with the head. */
+void websocket_begin(struct websocket *ws, int fd, struct str early,
+		     struct MHD_UpgradeResponseHandle *upgrade);
+/** websocket_left: the client has closed the connection; all_read: nothing of what it has sent is
+ * on its way. */
+void websocket_left(struct websocket *ws, bool all_read);
+/** websocket_going_away: tells the peer, if that goes at once. */
+void websocket_going_away(struct websocket *ws);

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /*
@@ -24,17 +25,9 @@
 
 /* ---- places ---- */
 
-static bool is_full(const struct http_server *s)
+bool peers_full(const struct http_server *s)
 {
 	return s->peer_count >= s->config.connections_max;
-}
-
-static void watch_door(struct http_server *s, bool on)
-{
-	if (s->door && s->door_watched != on) {
-		s->door_watched = on;
-		loop_watch_set(s->door, on ? LOOP_READ : 0);
-	}
 }
 
 static void take_seat(struct http_server *s, struct peer *p)
@@ -42,8 +35,7 @@ static void take_seat(struct http_server *s, struct peer *p)
 	list_remove(&p->seat);
 	list_add_tail(p->known ? &s->regulars : &s->strangers, &p->seat);
 	p->since_ms = clock_mono_ms();
-	if (is_full(s))
-		watch_door(s, true);
+	doors_open(s); /* who waits there may take it */
 }
 
 static void cut(struct peer *p)
@@ -56,7 +48,7 @@ static void cut(struct peer *p)
 		shutdown(p->fd, SHUT_RDWR); /* MHD meets the end of file and closes */
 }
 
-static bool make_room(struct http_server *s)
+bool peers_make_room(struct http_server *s)
 {
 	struct list *from = list_empty(&s->strangers) ? &s->regulars : &s->strangers;
 
@@ -64,34 +56,6 @@ static bool make_room(struct http_server *s)
 		return false;
 	cut(list_first(from, struct peer, seat));
 	return true;
-}
-
-/* Somebody waits to be accepted while all places are taken. */
-static void on_door(void *arg, int events)
-{
-	struct http_server *s = arg;
-
-	(void)events;
-	/* One at a time: the next newcomer, or the next check, looks again. With authorized
-	 * requests on all places, who waits at the door goes on waiting. */
-	watch_door(s, false);
-	if (is_full(s) && make_room(s))
-		server_pump(s);
-}
-
-/*
- * MHD stops accepting when descriptors run out, until a connection closes, and does not say so. Who
- * waits from one check to the next is not being accepted.
- */
-static void check_door(struct http_server *s)
-{
-	struct pollfd door = { .fd = s->listen_fd, .events = POLLIN };
-	bool waits = poll(&door, 1, 0) > 0;
-
-	if (waits && s->door_waits && s->accepted == s->accepted_before)
-		make_room(s);
-	s->door_waits = waits;
-	s->accepted_before = s->accepted;
 }
 
 /* ---- peers that have closed ---- */
@@ -126,6 +90,15 @@ static void wake_closed(struct pollfd *fds, nfds_t count)
 			shutdown(fds[i].fd, SHUT_RD);
 }
 
+/* Its request is waited for by nobody any more (http_mind_leaving). */
+static void check_leaving(const struct peer *p)
+{
+	struct pollfd fd = { .fd = p->fd, .events = POLLRDHUP };
+
+	if (poll(&fd, 1, 0) > 0 && fd.revents)
+		request_kill(p->rq);
+}
+
 /* ---- peers that take too long ---- */
 
 /* MHD does not say when a head begins, only when its first line is in; TCP knows when bytes came.
@@ -139,7 +112,7 @@ static bool head_has_begun(const struct peer *p, int64_t now)
 	    len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
 		return false;
 	if (!p->requests)
-		return info.tcpi_bytes_received > 0;
+		return info.tcpi_bytes_received > p->handshake_bytes;
 	/* Since the request before; both clocks are coarse. */
 	return info.tcpi_last_data_recv + 100 < now - p->since_ms;
 }
@@ -164,7 +137,7 @@ static void refuse_head(struct http_server *s, struct peer *p)
 			 "x-ms-request-id: %s\r\nx-ms-error-code: %s\r\n\r\n%s",
 			 length, p->rq ? p->rq->id : id, err_api_code(e.code), body);
 
-	send(p->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+	peer_send(p, text, (size_t)n);
 	if (p->rq)
 		p->rq->status = 408;
 	cut(p);
@@ -176,6 +149,13 @@ static void check_head(struct http_server *s, struct peer *p, int64_t now)
 		p->head_ms = now - PEER_CHECK_MS;
 	if (p->head_ms && now - p->head_ms > (int64_t)s->config.head_timeout_s * 1000)
 		refuse_head(s, p);
+}
+
+/* Not even TLS has begun, or it does not get on. There is no way to answer. */
+static void check_handshake(struct http_server *s, struct peer *p, int64_t now)
+{
+	if (now - p->since_ms > (int64_t)s->config.head_timeout_s * 1000)
+		cut(p);
 }
 
 static void check_body(struct http_server *s, struct peer *p, int64_t now)
@@ -197,6 +177,29 @@ static void check_body(struct http_server *s, struct peer *p, int64_t now)
 		request_too_slow(rq);
 }
 
+/*
+ * An upgraded connection is its WebSocket's, but over TLS MHD keeps the end of file to itself, and
+ * a paused one reads nothing. What is left to be sent at its end may stay there for a while only.
+ */
+static void check_upgraded(struct peer *p, int64_t now)
+{
+	struct pollfd fd = { .fd = p->fd, .events = POLLRDHUP };
+	int unread = 0;
+
+	if (p->upgraded_ms) {
+		if (now - p->upgraded_ms > EARLY_LINGER_MS)
+			shutdown(p->fd, SHUT_RDWR);
+		return;
+	}
+	if (poll(&fd, 1, 0) <= 0)
+		return;
+	/* What MHD has read it has handed on by the second look. Behind a reset nothing comes. */
+	ioctl(p->fd, FIONREAD, &unread);
+	websocket_left(p->rq->websocket,
+		       p->gone && (!unread || (fd.revents & (POLLERR | POLLHUP))));
+	p->gone = true;
+}
+
 static void on_peer_timer(void *arg)
 {
 	struct http_server *s = arg;
@@ -204,16 +207,20 @@ static void on_peer_timer(void *arg)
 	nfds_t count = 0;
 	int64_t now = clock_mono_ms();
 
-	s->peer_timer_armed = !list_empty(&s->peers);
-	if (!s->peer_timer_armed)
-		return;
+	s->peer_timer_armed = false;
 	list_each(&s->peers, struct peer, node, p) {
+		if (p->rq && p->rq->websocket && p->rq->queued)
+			check_upgraded(p, now);
 		if (p->cut)
 			continue;
-		if (!p->rq || !p->rq->framed)
+		if (p->tls && !p->shook_hands)
+			check_handshake(s, p, now);
+		else if (!p->rq || !p->rq->framed)
 			check_head(s, p, now);
 		else
 			check_body(s, p, now);
+		if (!p->cut && p->rq && p->rq->minds_leaving)
+			check_leaving(p);
 		if (p->cut || !peer_is_read(p))
 			continue;
 		fds[count++] = (struct pollfd){ .fd = p->fd, .events = POLLRDHUP };
@@ -223,60 +230,58 @@ static void on_peer_timer(void *arg)
 		}
 	}
 	wake_closed(fds, count);
-	check_door(s);
-	watch_door(s, is_full(s));
+	doors_open(s);
+	if (!list_empty(&s->peers))
+		peers_watch(s);
+}
+
+void peers_watch(struct http_server *s)
+{
+	if (s->peer_timer_armed || !s->peer_timer)
+		return;
+	s->peer_timer_armed = true;
 	loop_timer_start(s->peer_timer, PEER_CHECK_MS);
 }
 
 /* ---- life of a connection ---- */
 
-int peers_start(struct http_server *s, int listen_fd, struct err *e)
+int peers_start(struct http_server *s, struct err *e)
 {
-	s->listen_fd = listen_fd;
 	s->peer_timer = loop_timer_new(on_peer_timer, s);
-	s->door = loop_watch_new(listen_fd, on_door, s);
-	return s->peer_timer && s->door ? 0 : err_set(e, ERR_NOMEM, "out of memory");
+	return s->peer_timer ? 0 : err_set(e, ERR_NOMEM, "out of memory");
 }
 
 void peers_stop(struct http_server *s)
 {
 	loop_timer_free(s->peer_timer);
-	loop_watch_free(s->door);
 	s->peer_timer = NULL;
-	s->door = NULL;
 }
 
 struct peer *peer_new(struct http_server *s, int fd)
 {
 	struct peer *p = calloc(1, sizeof(*p));
 
-	/* Without memory for it, it is a connection nobody looks after. */
 	if (!p)
 		return NULL;
+	p->server = s;
 	p->fd = fd;
 	list_init(&p->seat);
 	list_add_tail(&s->peers, &p->node);
-	s->accepted++;
 	s->peer_count++;
 	take_seat(s, p);
-	if (!s->peer_timer_armed && s->peer_timer) {
-		s->peer_timer_armed = true;
-		loop_timer_start(s->peer_timer, PEER_CHECK_MS);
-	}
+	peers_watch(s);
 	return p;
 }
 
-void peer_free(struct http_server *s, struct peer *p)
+void peer_free(struct peer *p)
 {
 	if (!p)
 		return;
 	list_remove(&p->node);
 	list_remove(&p->seat);
-	/* MHD accepts again, but only when it is run again. */
-	if (is_full(s) && s->in_run)
-		s->rerun = true;
-	s->peer_count--;
-	watch_door(s, false);
+	p->server->peer_count--;
+	doors_open(p->server);
+	tls_end(p);
 	free(p);
 }
 

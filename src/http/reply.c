@@ -120,7 +120,7 @@ static void early_done(struct http_request *rq)
 	loop_timer_free(early->timer);
 	early->watch = NULL;
 	early->timer = NULL;
-	shutdown(request_fd(rq), SHUT_WR);
+	peer_end_of_file(rq->peer);
 	request_wake(rq); /* also lets MHD read on, to drop it */
 }
 
@@ -138,8 +138,8 @@ static bool early_write(struct http_request *rq)
 	struct early *early = rq->early;
 
 	while (early->sent < early->out.len) {
-		ssize_t n = send(request_fd(rq), early->out.ptr + early->sent,
-				 early->out.len - early->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = peer_send(rq->peer, early->out.ptr + early->sent,
+				      early->out.len - early->sent);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -190,7 +190,7 @@ static void stream_copy(const struct stream *st, char *out, size_t n)
 static void early_start(struct http_request *rq)
 {
 	size_t len = rq->stream ? rq->stream->len : rq->data_len;
-	struct early *early = calloc(1, sizeof(*early));
+	struct early *early = rq->peer ? calloc(1, sizeof(*early)) : NULL;
 
 	rq->discard = true;
 	request_drop_body(rq);
@@ -314,6 +314,12 @@ void http_reply_empty(struct http_request *rq, int status)
 		reply_ready(rq);
 }
 
+void reply_upgrade(struct http_request *rq)
+{
+	if (reply_begin(rq, 101, NULL))
+		reply_ready(rq);
+}
+
 static void add_json_text(struct buf *b, struct str s)
 {
 	bool valid = utf8_valid(s);
@@ -358,6 +364,20 @@ static void reply_unauthorized(struct http_request *rq, const struct err *e)
 	http_reply_empty(rq, 401);
 }
 
+/* Clients show the body alone, and one tells a missing file only by the status number in it. */
+static void add_message(struct buf *b, const struct err *e, int status)
+{
+	char text[ERR_MSG_MAX + sizeof(" (404)")];
+	char number[sizeof("404")];
+
+	snprintf(number, sizeof(number), "%d", status);
+	if (strstr(e->msg, number))
+		snprintf(text, sizeof(text), "%s", e->msg);
+	else
+		snprintf(text, sizeof(text), "%s (%s)", e->msg, number);
+	add_json_text(b, str_from(text));
+}
+
 void http_reply_err(struct http_request *rq, const struct err *e)
 {
 	int status = err_http_status(e->code);
@@ -372,7 +392,7 @@ void http_reply_err(struct http_request *rq, const struct err *e)
 	}
 	buf_init(&b, 16 * ERR_MSG_MAX);
 	buf_addf(&b, "{\"error\":{\"code\":\"%s\",\"message\":", code);
-	add_json_text(&b, str_from(e->msg));
+	add_message(&b, e, status);
 	buf_addf(&b, ",\"traceId\":\"%s\"}}", rq->id);
 	http_set_header(rq, "x-ms-error-code", code);
 	if (buf_ok(&b)) {
@@ -517,13 +537,22 @@ void http_stream_abort(struct http_request *rq)
 	if (!st || rq->ended || st->aborted)
 		return;
 	st->aborted = true;
-	/* A body that ends with the connection would look whole: make the end a reset. */
-	if (st->length < 0 && rq->http10)
+	/* A body that ends with the connection would look whole: make the end a reset, and over TLS
+	 * one without its goodbye. */
+	if (st->length < 0 && rq->http10) {
 		setsockopt(request_fd(rq), SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		if (rq->listener->tls)
+			shutdown(request_fd(rq), SHUT_RDWR);
+	}
 	if (rq->queued)
 		request_wake(rq);
 	else
 		request_kill(rq);
+}
+
+bool http_stream_hold(struct http_request *rq, size_t bytes)
+{
+	return rq->ended || buffers_set(rq, BUFFER_REPLY, bytes);
 }
 
 /* MHD wants up to max bytes of the response body. */
@@ -533,7 +562,7 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
 	struct stream *st = rq->stream;
 
 	(void)pos;
-	if (st->aborted)
+	if (st->aborted || rq->killed)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	if (!st->len) {
 		if (st->ended)
@@ -564,11 +593,23 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
 
 /* ---- handing answers to MHD ---- */
 
+static void on_upgraded(void *cls, struct MHD_Connection *conn, void *context, const char *early,
+			size_t early_len, MHD_socket fd, struct MHD_UpgradeResponseHandle *upgrade)
+{
+	struct http_request *rq = cls;
+
+	(void)conn;
+	(void)context;
+	websocket_begin(rq->websocket, fd, (struct str){ early, early_len }, upgrade);
+}
+
 static struct MHD_Response *make_response(struct http_request *rq)
 {
 	const struct stream *st = rq->stream;
 	bool no_body = request_no_body(rq);
 
+	if (rq->websocket)
+		return MHD_create_response_for_upgrade(on_upgraded, rq);
 	if (!st || (st->length < 0 && no_body && rq->status != 200))
 		return MHD_create_response_from_buffer(rq->data_len, (void *)rq->data,
 						       MHD_RESPMEM_PERSISTENT);
@@ -605,7 +646,7 @@ enum MHD_Result reply_queue(struct http_request *rq)
 		MHD_add_response_header(r, "Content-Type", rq->content_type);
 	for (struct header_out *h = rq->headers; h; h = h->next)
 		MHD_add_response_header(r, h->name, h->value);
-	if (peer_last_request(rq))
+	if (peer_last_request(rq) && !rq->websocket)
 		MHD_add_response_header(r, "Connection", "close");
 	rq->queued = true;
 	enum MHD_Result result = MHD_queue_response(rq->conn, (unsigned int)rq->status, r);

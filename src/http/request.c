@@ -121,13 +121,15 @@ const char *http_base_url(struct http_request *rq)
 
 	if (rq->base_url)
 		return rq->base_url;
+	const struct listener *l = rq->listener;
+	const char *scheme = l->tls ? "https" : "http";
+
 	if (http_header(rq, "Host", &host) && host_ok(host))
-		snprintf(text, sizeof(text), "http://%.*s", STR_ARG(host));
+		snprintf(text, sizeof(text), "%s://%.*s", scheme, STR_ARG(host));
 	else if (strchr(rq->server->address, ':'))
-		snprintf(text, sizeof(text), "http://[%s]:%u", rq->server->address,
-			 rq->server->port);
+		snprintf(text, sizeof(text), "%s://[%s]:%u", scheme, rq->server->address, l->port);
 	else
-		snprintf(text, sizeof(text), "http://%s:%u", rq->server->address, rq->server->port);
+		snprintf(text, sizeof(text), "%s://%s:%u", scheme, rq->server->address, l->port);
 	size_t size = strlen(text) + 1;
 
 	rq->base_url = request_alloc(rq, size);
@@ -199,6 +201,11 @@ void *http_alloc(struct http_request *rq, size_t size)
 	if (p && size)
 		memset(p, 0, size);
 	return p;
+}
+
+void http_mind_leaving(struct http_request *rq)
+{
+	rq->minds_leaving = true;
 }
 
 int http_defer(struct http_request *rq, void (*fn)(void *arg), void *arg)

@@ -4,10 +4,8 @@
 #include "base/clock.h"
 #include "base/own.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
-#include <errno.h>
-#include <netinet/tcp.h>
+#include <gnutls/abstract.h>
 #include <sys/socket.h>
 
 /*
@@ -25,7 +23,6 @@
 #define HEAD_DEFAULT_S      15
 #define WINDOW_DEFAULT_S    30
 #define REQUESTS_DEFAULT    100000
-#define LISTEN_BACKLOG      1024
 /* Rounds of MHD in one pump before other watchers of the loop get their turn. */
 #define PUMP_ROUNDS  32
 #define ARENA_INLINE 768
@@ -78,6 +75,15 @@ void request_kill(struct http_request *rq)
 	request_wake(rq);
 }
 
+void server_upgrade_ends(struct http_request *rq)
+{
+	rq->upgrade_ends = true;
+	rq->server->upgrades_ending++;
+	if (rq->peer)
+		rq->peer->upgraded_ms = clock_mono_ms();
+	request_wake(rq);
+}
+
 static void arm_timer(struct http_server *s, int64_t delay_ms)
 {
 	int64_t due = clock_mono_ms() + delay_ms;
@@ -89,28 +95,44 @@ static void arm_timer(struct http_server *s, int64_t delay_ms)
 	loop_timer_start(s->timer, delay_ms);
 }
 
+/* Each daemon once; how long until one wants to run again. */
+static int64_t run_daemons(struct http_server *s)
+{
+	int64_t wait_ms = IDLE_DEFAULT_S * 1000;
+
+	for (int i = 0; i < LISTENERS; i++) {
+		struct MHD_Daemon *mhd = s->listeners[i].mhd;
+		MHD_UNSIGNED_LONG_LONG due_ms;
+
+		if (!mhd)
+			continue;
+		MHD_run(mhd);
+		if (MHD_get_timeout(mhd, &due_ms) == MHD_YES && (int64_t)due_ms < wait_ms)
+			wait_ms = (int64_t)due_ms;
+	}
+	return wait_ms;
+}
+
 void server_pump(struct http_server *s)
 {
-	MHD_UNSIGNED_LONG_LONG wait_ms = 0;
-	bool more = true;
+	int64_t wait_ms = 0;
 
 	if (s->in_run || s->stopping)
 		return;
 	s->in_run = true;
-	for (int i = 0; more && i < PUMP_ROUNDS; i++) {
+	for (int i = 0; !wait_ms && i < PUMP_ROUNDS; i++) {
 		s->rerun = false;
-		MHD_run(s->mhd);
-		bool has_deadline = MHD_get_timeout(s->mhd, &wait_ms) == MHD_YES;
-
-		more = s->rerun || (has_deadline && wait_ms == 0);
-		if (!has_deadline)
-			wait_ms = IDLE_DEFAULT_S * 1000;
+		wait_ms = run_daemons(s);
+		/* MHD ends an upgraded connection in the run after that which sent the last of it,
+		 * and does not say that it wants one. */
+		if (s->rerun || (!i && s->upgrades_ending))
+			wait_ms = 0;
 	}
 	s->in_run = false;
-	if (more)
-		server_schedule(s);
+	if (wait_ms)
+		arm_timer(s, wait_ms + 1);
 	else
-		arm_timer(s, (int64_t)wait_ms + 1);
+		server_schedule(s);
 }
 
 static void run_queued(void *arg)
@@ -160,20 +182,28 @@ static void on_timer(void *arg)
 static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
 			  enum MHD_ConnectionNotificationCode what)
 {
-	struct http_server *s = cls;
+	struct listener *l = cls;
+	const union MHD_ConnectionInfo *info;
 
 	if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
-		peer_free(s, *context);
+		peer_free(*context);
 		*context = NULL;
 		return;
 	}
-	const union MHD_ConnectionInfo *info =
-		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+	info = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+	if (!info)
+		return;
+	int fd = info->connect_fd;
+	struct peer *p = peer_new(l->server, fd);
 
-	*context = info ? peer_new(s, info->connect_fd) : NULL;
+	*context = p;
+	info = l->tls ? MHD_get_connection_info(conn, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
+	/* A connection that nobody can look after ends at once. */
+	if (!p || (l->tls && (!info || tls_begin(p, l->tls, info->tls_session) < 0)))
+		shutdown(fd, SHUT_RDWR);
 }
 
-static struct peer *peer_of(struct MHD_Connection *conn)
+struct peer *peer_of(struct MHD_Connection *conn)
 {
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -209,7 +239,8 @@ void server_make_id(struct http_server *s, char out[static UUID_TEXT_SIZE])
 /* MHD: the request line is in. The raw target is copied because MHD takes its own copy apart. */
 static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 {
-	struct http_server *s = cls;
+	struct listener *l = cls;
+	struct http_server *s = l->server;
 	size_t len = uri ? strlen(uri) : 0;
 	/* One block: the struct, the beginning of its arena (aligned), the target. */
 	size_t arena_at = (sizeof(struct http_request) + sizeof(max_align_t) - 1) &
@@ -229,6 +260,7 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	rq->uri = (struct str){ copy, len };
 	rq->uri_at = uri;
 	rq->server = s;
+	rq->listener = l;
 	rq->conn = conn;
 	rq->started_ns = clock_mono_ns();
 	buf_init(&rq->body, s->config.body_max);
@@ -264,15 +296,18 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
 static void on_completed(void *cls, struct MHD_Connection *conn, void **context,
 			 enum MHD_RequestTerminationCode how)
 {
-	struct http_server *s = cls;
 	struct http_request *rq = *context;
 
+	(void)cls;
 	(void)how;
 	*context = NULL;
 	if (!rq)
 		return;
+	struct http_server *s = rq->server;
+
 	rq->ended = true;
 	list_remove(&rq->node);
+	s->upgrades_ending -= rq->upgrade_ends;
 	peer_ends(rq);
 	if (!rq->status && !rq->framed) {
 		/* Refused by MHD itself. */
@@ -310,131 +345,137 @@ static size_t on_unescape(void *cls, struct MHD_Connection *conn, char *text)
 	return strlen(text);
 }
 
-union address {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-};
-
-int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e)
+/* Sessions have their pair before this is asked; who has none is refused. */
+static int no_certificate(gnutls_session_t session, const gnutls_datum_t *issuers, int issuer_count,
+			  const gnutls_pk_algorithm_t *algorithms, int algorithm_count,
+			  gnutls_pcert_st **ret_chain, unsigned int *ret_count,
+			  gnutls_privkey_t *ret_key)
 {
-	union address sa = { 0 };
-	socklen_t sa_len;
-	int on = 1;
+	(void)session;
+	(void)issuers;
+	(void)issuer_count;
+	(void)algorithms;
+	(void)algorithm_count;
+	(void)ret_chain;
+	(void)ret_count;
+	(void)ret_key;
+	return -1;
+}
 
-	if (inet_pton(AF_INET, address, &sa.v4.sin_addr) == 1) {
-		sa.v4.sin_family = AF_INET;
-		sa.v4.sin_port = htons(port);
-		sa_len = sizeof(sa.v4);
-	} else if (inet_pton(AF_INET6, address, &sa.v6.sin6_addr) == 1) {
-		sa.v6.sin6_family = AF_INET6;
-		sa.v6.sin6_port = htons(port);
-		sa_len = sizeof(sa.v6);
-	} else {
-		return err_set(e, ERR_INVALID, "not an IP address to listen on: %s", address);
-	}
-	OWNED_FD int fd = socket(sa.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+static int start_mhd(struct listener *l, struct err *e)
+{
+	const struct http_config *config = &l->server->config;
+	struct MHD_OptionItem tls[] = {
+		{ MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)no_certificate },
+		{ MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)TLS_PRIORITIES },
+		{ MHD_OPTION_END, 0, NULL },
+	};
+	struct MHD_OptionItem *more = l->tls ? tls : tls + 2;
 
-	if (fd < 0)
-		return err_sys(e, "socket");
-	/* TCP_NODELAY of the listener is inherited by what it accepts. */
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
-		return err_sys(e, "setsockopt");
-	if (bind(fd, &sa.any, sa_len) < 0)
-		return err_sys(e, "listen on %s port %u", address, port);
-	*ret_fd = take_fd(fd);
+	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. TLS
+	 * says goodbye before close(). */
+	l->mhd = MHD_start_daemon(
+		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
+			MHD_USE_NO_LISTEN_SOCKET | (l->tls ? MHD_USE_TLS : MHD_USE_TURBO),
+		0, NULL, NULL, on_access, l, MHD_OPTION_CONNECTION_LIMIT,
+		(unsigned int)config->connections_max + 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		config->connection_memory, MHD_OPTION_CONNECTION_TIMEOUT, config->idle_timeout_s,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_NOTIFY_CONNECTION,
+		on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, on_uri, l,
+		MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_ARRAY, more,
+		MHD_OPTION_END);
+	if (!l->mhd)
+		return err_sys(e, "starting the HTTP server");
+	const union MHD_DaemonInfo *info = MHD_get_daemon_info(l->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+
+	l->watch = info ? loop_watch_new(info->epoll_fd, on_watch, l->server) : NULL;
+	if (!l->watch)
+		return err_set(e, ERR_NOMEM, "out of memory");
+	loop_watch_set(l->watch, LOOP_READ);
 	return 0;
 }
 
-/* bound_fd: the socket that the caller has bound, taken over; -1: one of our own. */
-static int listen_on(struct http_server *s, int bound_fd, struct err *e)
+static int start_listener(struct http_server *s, int which, int bound_fd, struct http_tls *tls,
+			  struct err *e)
 {
-	union address sa;
-	socklen_t sa_len = sizeof(sa);
-	OWNED_FD int fd = bound_fd;
+	struct listener *l = &s->listeners[which];
 
-	if (fd < 0 && http_bind(s->address, s->config.port, &fd, e) < 0)
-		return -1;
-	if (listen(fd, LISTEN_BACKLOG) < 0)
-		return err_sys(e, "listen on %s port %u", s->address, s->config.port);
-	if (getsockname(fd, &sa.any, &sa_len) < 0)
-		return err_sys(e, "getsockname");
-	s->port = ntohs(sa.any.sa_family == AF_INET ? sa.v4.sin_port : sa.v6.sin6_port);
-	return take_fd(fd);
+	l->tls = tls;
+	return listener_open(l, bound_fd, s->config.port, e) < 0 ? -1 : start_mhd(l, e);
 }
 
-static int start_mhd(struct http_server *s, int bound_fd, struct err *e)
+static void set_defaults(struct http_config *c)
 {
-	OWNED_FD int fd = listen_on(s, bound_fd, e);
+	if (!c->connections_max)
+		c->connections_max = CONNECTIONS_DEFAULT;
+	if (!c->connection_memory)
+		c->connection_memory = MEMORY_DEFAULT;
+	if (!c->idle_timeout_s)
+		c->idle_timeout_s = IDLE_DEFAULT_S;
+	if (!c->body_max)
+		c->body_max = BODY_DEFAULT;
+	if (!c->buffers_max)
+		c->buffers_max = BUFFERS_DEFAULT;
+	if (!c->head_timeout_s)
+		c->head_timeout_s = HEAD_DEFAULT_S;
+	if (!c->body_window_s)
+		c->body_window_s = WINDOW_DEFAULT_S;
+	if (!c->requests_max)
+		c->requests_max = REQUESTS_DEFAULT;
+}
 
-	if (fd < 0)
+static int start(struct http_server *s, int *io_fd, int *io_tls_fd, struct err *e)
+{
+	if (!str_copy(str_from(s->config.address ? s->config.address : "127.0.0.1"), s->address,
+		      sizeof(s->address)))
+		return err_set(e, ERR_INVALID, "the address to listen on is too long");
+	s->router = router_new(e);
+	if (!s->router)
 		return -1;
-	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. */
-	s->mhd = MHD_start_daemon(
-		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO, 0, NULL, NULL, on_access,
-		s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-		(unsigned int)s->config.connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-		s->config.connection_memory, MHD_OPTION_CONNECTION_TIMEOUT,
-		s->config.idle_timeout_s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-		MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
-		s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_END);
-	if (!s->mhd)
-		return err_sys(e, "starting the HTTP server");
-	return peers_start(s, take_fd(fd), e);
+	s->timer = loop_timer_new(on_timer, s);
+	if (!s->timer)
+		return err_set(e, ERR_NOMEM, "out of memory");
+	if (peers_start(s, e) < 0 || start_listener(s, PLAIN, take_fd(*io_fd), NULL, e) < 0)
+		return -1;
+	return *io_tls_fd < 0 ? 0
+			      : start_listener(s, SECURE, take_fd(*io_tls_fd), s->config.tls, e);
 }
 
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e)
 {
 	OWNED_FD int bound_fd = config->socket_fd ? config->socket_fd : -1;
+	OWNED_FD int tls_fd = config->tls_socket_fd ? config->tls_socket_fd : -1;
 	struct http_server *s = calloc(1, sizeof(*s));
 
 	if (!s) {
 		err_set(e, ERR_NOMEM, "out of memory");
 		return NULL;
 	}
+	assert(tls_fd < 0 || config->tls);
 	s->config = *config;
 	list_init(&s->requests);
 	list_init(&s->run_node);
 	list_init(&s->peers);
 	list_init(&s->strangers);
 	list_init(&s->regulars);
-	if (!s->config.connections_max)
-		s->config.connections_max = CONNECTIONS_DEFAULT;
-	if (!s->config.connection_memory)
-		s->config.connection_memory = MEMORY_DEFAULT;
-	if (!s->config.idle_timeout_s)
-		s->config.idle_timeout_s = IDLE_DEFAULT_S;
-	if (!s->config.body_max)
-		s->config.body_max = BODY_DEFAULT;
-	if (!s->config.buffers_max)
-		s->config.buffers_max = BUFFERS_DEFAULT;
-	if (!s->config.head_timeout_s)
-		s->config.head_timeout_s = HEAD_DEFAULT_S;
-	if (!s->config.body_window_s)
-		s->config.body_window_s = WINDOW_DEFAULT_S;
-	if (!s->config.requests_max)
-		s->config.requests_max = REQUESTS_DEFAULT;
-	if (!str_copy(str_from(config->address ? config->address : "127.0.0.1"), s->address,
-		      sizeof(s->address)))
-		err_set(e, ERR_INVALID, "the address to listen on is too long");
-	else if ((s->router = router_new(e)) && start_mhd(s, take_fd(bound_fd), e) == 0) {
-		const union MHD_DaemonInfo *info =
-			MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
-
-		s->timer = loop_timer_new(on_timer, s);
-		s->watch = info ? loop_watch_new(info->epoll_fd, on_watch, s) : NULL;
-		if (s->timer && s->watch) {
-			loop_watch_set(s->watch, LOOP_READ);
-			if (ret_port)
-				*ret_port = s->port;
-			return s;
-		}
-		err_set(e, ERR_NOMEM, "out of memory");
+	for (int i = 0; i < LISTENERS; i++) {
+		s->listeners[i].server = s;
+		s->listeners[i].fd = -1;
 	}
-	http_server_free(s);
-	return NULL;
+	set_defaults(&s->config);
+	if (start(s, &bound_fd, &tls_fd, e) < 0) {
+		http_server_free(s);
+		return NULL;
+	}
+	if (ret_port)
+		*ret_port = s->listeners[PLAIN].port;
+	return s;
+}
+
+uint16_t http_tls_port(const struct http_server *s)
+{
+	return s->listeners[SECURE].port;
 }
 
 int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,
@@ -448,9 +489,12 @@ void http_server_free(struct http_server *s)
 	if (!s)
 		return;
 	assert(!s->in_run); /* never from a handler or a deferred function */
+	list_each(&s->requests, struct http_request, node, rq)
+		if (rq->websocket)
+			websocket_going_away(rq->websocket);
+	server_pump(s);
 	s->stopping = true;
 	list_remove(&s->run_node);
-	loop_watch_free(s->watch);
 	loop_timer_free(s->timer);
 	peers_stop(s);
 	/* MHD aborts the process if it is stopped with suspended connections. */
@@ -459,8 +503,14 @@ void http_server_free(struct http_server *s)
 			MHD_resume_connection(rq->conn);
 		rq->suspended = false;
 	}
-	if (s->mhd)
-		MHD_stop_daemon(s->mhd);
+	for (int i = 0; i < LISTENERS; i++) {
+		struct listener *l = &s->listeners[i];
+
+		loop_watch_free(l->watch);
+		listener_close(l);
+		if (l->mhd)
+			MHD_stop_daemon(l->mhd);
+	}
 	router_free(s->router);
 	free(s);
 }

@@ -32,6 +32,7 @@ struct websocket_config {
 	const char *protocol; /* subprotocol to choose if the client offers it; NULL: none */
 	size_t message_max;
 	size_t queue_max;
+	unsigned ping_s; /* default 30; twice that without an answer ends it */
 };
 
 /** websocket_wanted: the request asks for an upgrade to WebSocket version 13. */

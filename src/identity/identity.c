@@ -293,7 +293,7 @@ static int check_signature(const struct identity *id, struct str token, json_t *
 	return *ret_claims ? 0 : refuse(e, "The token's claims are not a JSON object.");
 }
 
-static unsigned audience_planes(struct str aud)
+const char *identity_audience(struct str aud, enum identity_plane *ret_plane)
 {
 	struct str suffix = STR("/.default");
 
@@ -303,9 +303,18 @@ static unsigned audience_planes(struct str aud)
 	while (aud.len && aud.ptr[aud.len - 1] == '/')
 		aud.len--;
 	for (size_t i = 0; i < ARRAY_LEN(audiences); i++)
-		if (str_eq_nocase(aud, str_from(audiences[i].audience)))
-			return audiences[i].plane;
-	return 0;
+		if (str_eq_nocase(aud, str_from(audiences[i].audience))) {
+			*ret_plane = audiences[i].plane;
+			return audiences[i].audience;
+		}
+	return NULL;
+}
+
+static unsigned audience_planes(struct str aud)
+{
+	enum identity_plane plane;
+
+	return identity_audience(aud, &plane) ? plane : 0;
 }
 
 static unsigned claimed_planes(const json_t *claims)

@@ -41,6 +41,9 @@ void identity_close(struct identity *id); /* accepts NULL */
  * how to get a token. */
 int identity_check(struct identity *id, struct str header, enum identity_plane plane,
 		   struct identity_caller *ret, struct err *e);
+/** identity_audience: the known audience that aud stands for, as its plane's tokens have it; NULL
+ * if none. */
+const char *identity_audience(struct str aud, enum identity_plane *ret_plane);
 /** identity_issue: a signed token for an audience; caller frees. lifetime_s 60…31536000. */
 char *identity_issue(struct identity *id, const char *audience, const char *oid, const char *name,
 		     int64_t lifetime_s, struct err *e);

@@ -135,10 +135,13 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 	if (fchown(j->sockets_dfd, config->owner, (gid_t)-1) < 0)
 		return err_sys(e, "socket directory");
 	bool notify = seccomp_can_notify();
-	int zygote = load_sealed(config->binary_dir, "bivouac-zygote-python", e);
+	int *binaries = j->zygote_config.binary_fds;
 
-	j->agent_fd = zygote < 0 ? -1 : load_sealed(config->binary_dir, "bivouac-agent", e);
-	if (j->agent_fd < 0 || seccomp_compile(SECCOMP_FULL, &j->filter_fd, e) < 0 ||
+	binaries[ZYGOTE_EXEC] = load_sealed(config->binary_dir, "bivouac-zygote-exec", e);
+	binaries[ZYGOTE_PYTHON] = load_sealed(config->binary_dir, "bivouac-zygote-python", e);
+	j->agent_fd = load_sealed(config->binary_dir, "bivouac-agent", e);
+	if (binaries[ZYGOTE_EXEC] < 0 || binaries[ZYGOTE_PYTHON] < 0 || j->agent_fd < 0 ||
+	    seccomp_compile(SECCOMP_FULL, &j->filter_fd, e) < 0 ||
 	    seccomp_compile(notify ? SECCOMP_ZYGOTE_NOTIFY : SECCOMP_ZYGOTE, &zygote_filter, e) <
 		    0 ||
 	    seccomp_compile(SECCOMP_REST, &rest_filter, e) < 0)
@@ -150,8 +153,11 @@ static int jailer_init(struct jailer *j, const struct jailer_config *config, str
 
 	if (images < 0)
 		return err_sys(e, "image directory %s", config->images_dir);
-	j->zygote_config = (struct zygote_config){ images,        config->run_dir, zygote,
-						   zygote_filter, rest_filter,     notify };
+	j->zygote_config.images_dfd = images;
+	j->zygote_config.run_dir = config->run_dir;
+	j->zygote_config.zygote_filter_fd = zygote_filter;
+	j->zygote_config.rest_filter_fd = rest_filter;
+	j->zygote_config.notify = notify;
 	j->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (j->epoll_fd < 0)
 		return err_sys(e, "epoll");

@@ -19,7 +19,7 @@
 struct jailer_config {
 	const char *run_dir; /* absolute */
 	const char *images_dir;
-	const char *binary_dir; /* bivouac-agent, bivouac-zygote-python */
+	const char *binary_dir; /* bivouac-agent, bivouac-zygote-* */
 	const char *uid_dir;    /* shared by all daemons of the machine */
 	uid_t owner;            /* the daemon's user: may connect to agents */
 	struct egress_options egress;

@@ -5,6 +5,7 @@
 #include "base/fdio.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "base/recipe.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +23,17 @@ static bool is_hex(const char *text, size_t digits)
 		if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f')))
 			return false;
 	return text[digits] == '\0';
+}
+
+/* Terminated, and nothing behind the end: the zygote gets all of it. */
+static bool language_ok(const char language[static JAILER_LANGUAGE_SIZE])
+{
+	size_t len = strnlen(language, JAILER_LANGUAGE_SIZE);
+
+	for (size_t i = len; i < JAILER_LANGUAGE_SIZE; i++)
+		if (language[i])
+			return false;
+	return !len || recipe_language_ok((struct str){ language, len });
 }
 
 static bool memory_ok(uint64_t bytes)
@@ -61,6 +73,10 @@ bool opcode_request_ok(const void *packet, size_t len, struct err *e)
 	else if (names_image && !is_hex(rq->image, JAILER_IMAGE_SIZE - 1))
 		err_set(e, ERR_PROTOCOL, "image id is not %d hexadecimal digits",
 			JAILER_IMAGE_SIZE - 1);
+	else if (rq->op == JAILER_START_KERNEL && !language_ok(rq->language))
+		err_set(e, ERR_PROTOCOL,
+			"language is not up to %d lower-case letters, digits and '-'",
+			JAILER_LANGUAGE_SIZE - 1);
 	else if (rq->op == JAILER_CREATE && !limits_ok(&rq->limits))
 		err_set(e, ERR_PROTOCOL, "limits out of range");
 	else if (rq->op == JAILER_MEMORY && rq->limits.memory_bytes &&
@@ -101,12 +117,14 @@ void opcode_restarted(struct jailer *j)
 	send_reply(&reply, -1);
 }
 
-static struct zygote *get_zygote(struct jailer *j, const char *image, struct err *e)
+static struct zygote *get_zygote(struct jailer *j, const char *image, const char *language,
+				 struct err *e)
 {
 	struct zygote *found = sandbox_image(j, image, e);
 
 	if (!found)
 		return NULL;
+	found = zygote_for(found, language);
 	if (found->sock >= 0)
 		return found;
 	/* A zygote that ends while loading is tried again, but not in a circle that eats the
@@ -114,8 +132,8 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, struct err
 	int64_t now = clock_mono_ms();
 
 	if (found->failures && now < found->retry_at_ms) {
-		err_set(e, ERR_UNAVAILABLE,
-			"the interpreter of image %.16s does not start; retrying", image);
+		err_set(e, ERR_UNAVAILABLE, "the zygote of image %.16s does not start; retrying",
+			image);
 		return NULL;
 	}
 	found->retry_at_ms =
@@ -227,7 +245,7 @@ void opcode_zygote_event(struct jailer *j, struct zygote *z)
  */
 static int op_image(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
-	struct zygote *z = get_zygote(j, rq->image, e);
+	struct zygote *z = get_zygote(j, rq->image, "", e);
 
 	if (!z)
 		return -1;
@@ -257,9 +275,9 @@ static int op_create(struct jailer *j, const struct jailer_request *rq, struct e
 }
 
 /*
- * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. The daemon
- * gets one end of a socket that speaks to a confined process; the other end exists only in that
- * process.
+ * SECURITY, START_KERNEL: forks the zygote of the sandbox's own image into the sandbox. `language`
+ * chooses among the programs that the image's recipe, which is root's, names. The daemon gets one
+ * end of a socket that speaks to a confined process; the other end exists only in that process.
  */
 static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
@@ -269,7 +287,7 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 
 	if (!s || s->dying)
 		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
-	struct zygote *z = get_zygote(j, s->rec.image, e);
+	struct zygote *z = get_zygote(j, s->rec.image, rq->language, e);
 
 	if (!z)
 		return -1;
@@ -289,6 +307,7 @@ static int op_start_kernel(struct jailer *j, const struct jailer_request *rq, st
 					      .cgroup_fds = (uint32_t)procs,
 					      .limits = s->rec.limits };
 
+		memcpy(zrq.language, rq->language, sizeof(zrq.language));
 		fds[0] = s->pidfd;
 		fds[1] = kernel_end;
 		rc = zygote_send(z, &zrq, fds, 2 + (size_t)procs, e);

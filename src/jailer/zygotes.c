@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/fdio.h"
 #include "base/own.h"
+#include "base/recipe.h"
 #include "jailer/jail.h"
 
 #include <errno.h>
@@ -21,51 +22,181 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct zygote *zygote_prepare(const struct zygote_config *config, const char *image, struct err *e)
+static struct zygote *zygote_new(const char *image, enum zygote_kind kind)
 {
 	struct zygote *z = calloc(1, sizeof(*z));
-	char path[JAILER_IMAGE_SIZE + 8];
 
-	if (!z) {
-		err_sys(e, "zygote");
+	if (!z)
 		return NULL;
-	}
 	list_init(&z->node);
+	z->kind = kind;
 	z->sock = -1;
 	z->listener = -1;
 	snprintf(z->image, sizeof(z->image), "%s", image);
-	snprintf(z->template, sizeof(z->template), "%s/t/%.16s", config->run_dir, image);
-	/* SECURITY: `image` is 64 hexadecimal digits, checked by the opcode parser: it cannot leave
-	 * images_dfd. */
-	snprintf(path, sizeof(path), "%s/rootfs", image);
+	return z;
+}
+
+/* SECURITY: `image` is 64 hexadecimal digits, checked by the opcode parser: it cannot leave
+ * images_dfd. */
+static int read_beside(const struct zygote_config *config, const char *image, const char *name,
+		       size_t max, struct buf *out, struct err *e)
+{
+	char path[JAILER_IMAGE_SIZE + 16];
+
+	snprintf(path, sizeof(path), "%s/%s", image, name);
+	return fd_read_file(config->images_dfd, path, max, out, e);
+}
+
+static int read_kind(const struct zygote_config *config, const char *image, enum zygote_kind *ret,
+		     struct err *e)
+{
+	static const char *const words[ZYGOTE_KINDS] = { "exec", "python" };
+	struct buf text;
+	int rc = -1;
+
+	buf_init(&text, 32);
+	if (read_beside(config, image, "zygote", 32, &text, e) < 0) {
+		err_set(e, ERR_INTERNAL,
+			"image %.16s does not say what its zygote is; build it again", image);
+	} else {
+		struct str rest = buf_str(&text);
+
+		while (rest.len && rest.ptr[rest.len - 1] == '\n')
+			rest.len--;
+		for (size_t i = 0; i < ZYGOTE_KINDS; i++) {
+			if (str_eq(rest, str_from(words[i]))) {
+				*ret = (enum zygote_kind)i;
+				rc = 0;
+			}
+		}
+		if (rc < 0)
+			err_set(e, ERR_INVALID,
+				"image %.16s: zygote is neither 'exec' nor 'python'", image);
+	}
+	buf_done(&text);
+	return rc;
+}
+
+/* Which language an embedded interpreter serves. */
+static int read_embedded(const struct zygote_config *config, struct zygote *z, struct err *e)
+{
+	struct buf text;
+	bool first = true;
+
+	buf_init(&text, RECIPE_MAX);
+	if (read_beside(config, z->image, "recipe", RECIPE_MAX, &text, e) < 0) {
+		buf_done(&text);
+		return err_wrap(e, "image %.16s", z->image);
+	}
+	struct str rest = buf_str(&text), key, value;
+
+	while (recipe_next(&rest, &key, &value)) {
+		if (!str_eq(key, STR("kernel")))
+			continue;
+		struct str language = recipe_word(&value);
+
+		if (str_eq(recipe_word(&value), STR(RECIPE_OWN_INTERPRETER)) && !z->embedded[0]) {
+			str_copy(language, z->embedded, sizeof(z->embedded));
+			z->embedded_first = first;
+		}
+		first = false;
+	}
+	buf_done(&text);
+	if (!z->embedded[0])
+		return err_set(e, ERR_INVALID,
+			       "image %.16s: its recipe has no kernel " RECIPE_OWN_INTERPRETER,
+			       z->image);
+	return 0;
+}
+
+static int mount_template(const struct zygote_config *config, struct zygote *z, struct err *e)
+{
+	char path[JAILER_IMAGE_SIZE + 8];
+
+	snprintf(z->template, sizeof(z->template), "%s/t/%.16s", config->run_dir, z->image);
+	snprintf(path, sizeof(path), "%s/rootfs", z->image);
 	OWNED_FD int rootfs =
 		openat(config->images_dfd, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-	if (rootfs < 0) {
-		err_set(e, ERR_NOT_FOUND, "image %s is not installed (bivouac image build)", image);
-	} else if (jail_template(rootfs, z->template, e) == 0) {
-		return z;
+	if (rootfs < 0)
+		return err_set(e, ERR_NOT_FOUND, "image %s is not installed (bivouac image build)",
+			       z->image);
+	return jail_template(rootfs, z->template, e);
+}
+
+static int prepare(const struct zygote_config *config, struct zygote *z, struct err *e)
+{
+	if (z->kind != ZYGOTE_EXEC) {
+		z->launcher = zygote_new(z->image, ZYGOTE_EXEC);
+		if (!z->launcher)
+			return err_set(e, ERR_NOMEM, "zygote: out of memory");
+		if (read_embedded(config, z, e) < 0)
+			return -1;
 	}
+	if (mount_template(config, z, e) < 0)
+		return -1;
+	if (z->launcher)
+		memcpy(z->launcher->template, z->template, sizeof(z->template));
+	return 0;
+}
+
+struct zygote *zygote_prepare(const struct zygote_config *config, const char *image, struct err *e)
+{
+	enum zygote_kind kind = ZYGOTE_EXEC;
+	struct stat st;
+
+	if (fstatat(config->images_dfd, image, &st, 0) < 0) {
+		err_set(e, ERR_NOT_FOUND, "image %s is not installed (bivouac image build)", image);
+		return NULL;
+	}
+	if (read_kind(config, image, &kind, e) < 0)
+		return NULL;
+	struct zygote *z = zygote_new(image, kind);
+
+	if (!z) {
+		err_set(e, ERR_NOMEM, "zygote: out of memory");
+		return NULL;
+	}
+	if (prepare(config, z, e) == 0)
+		return z;
+	free(z->launcher);
 	free(z);
 	return NULL;
 }
 
+struct zygote *zygote_for(struct zygote *z, const char *language)
+{
+	if (!z->launcher)
+		return z;
+	bool own = *language ? strcmp(language, z->embedded) == 0 : z->embedded_first;
+
+	return own ? z : z->launcher;
+}
+
+static void zygote_stop(struct zygote *z)
+{
+	if (z->sock < 0)
+		return;
+	kill(z->pid, SIGKILL);
+	waitpid(z->pid, NULL, 0);
+	close(z->sock);
+}
+
 void zygote_free(struct zygote *z)
 {
-	if (!z)
-		return;
-	if (z->sock >= 0) {
-		kill(z->pid, SIGKILL);
-		waitpid(z->pid, NULL, 0);
-		close(z->sock);
-	}
 	char dev[320];
 
+	if (!z)
+		return;
+	if (z->launcher)
+		zygote_stop(z->launcher);
+	zygote_stop(z);
 	snprintf(dev, sizeof(dev), "%s/dev", z->template);
 	umount2(dev, MNT_DETACH);
 	umount2(z->template, MNT_DETACH);
 	rmdir(z->template);
 	list_remove(&z->node);
+	free(z->launcher);
 	free(z);
 }
 
@@ -122,7 +253,8 @@ static void zygote_child(const struct zygote_config *config, const struct zygote
 	if (getppid() != parent)
 		_exit(1);
 	/* Descriptors first: copies of other zygotes' sockets would keep those alive. */
-	int fds[] = { sock, config->rest_filter_fd, config->binary_fd, config->zygote_filter_fd };
+	int fds[] = { sock, config->rest_filter_fd, config->binary_fds[z->kind],
+		      config->zygote_filter_fd };
 
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
 		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64);

@@ -16,8 +16,27 @@
 #define OVERDUE_MS 42
 /* An agent that is still silent after this has lost its session. */
 #define SILENT_MS 10000
-/* Times that a lost request for another memory limit is repeated. */
-#define MEMORY_TRIES 3
+
+static void enqueue(struct execution *x, bool first)
+{
+	struct context *c = x->context;
+
+	if (first)
+		list_add_head(&c->queue, &x->node);
+	else
+		list_add_tail(&c->queue, &x->node);
+	c->queue_len++;
+	x->session->queue_len++;
+	x->session->queued_bytes += x->code_len;
+}
+
+static void dequeue(struct execution *x)
+{
+	list_remove(&x->node);
+	x->context->queue_len--;
+	x->session->queue_len--;
+	x->session->queued_bytes -= x->code_len;
+}
 
 void execution_free(struct execution *x)
 {
@@ -32,20 +51,28 @@ void execution_free(struct execution *x)
 void execution_detach(struct execution *x)
 {
 	x->done = NULL;
+	if (x->watcher && x->state == EXECUTION_RUNNING && !x->asking)
+		agent_link_exec_credit(x->session->sandbox->link, x->op, 0);
+	x->watcher = NULL;
 	/* Nobody will ever ask for it, and it has not begun: out of the way of the others. */
 	if (x->state == EXECUTION_QUEUED && !x->async) {
-		x->session->queue_len--;
+		struct session *s = x->session;
+
+		dequeue(x);
 		execution_free(x);
+		session_later(s); /* whoever waited for it to run alone */
 	}
 }
 
 struct execution *execution_find(struct session *s, struct str id)
 {
-	if (s->current && str_eq(str_from(s->current->id), id))
-		return s->current;
-	list_each(&s->queue, struct execution, node, x)
-		if (str_eq(str_from(x->id), id))
-			return x;
+	list_each(&s->contexts, struct context, node, c) {
+		if (c->current && str_eq(str_from(c->current->id), id))
+			return c->current;
+		list_each(&c->queue, struct execution, node, x)
+			if (str_eq(str_from(x->id), id))
+				return x;
+	}
 	list_each(&s->recent, struct execution, node, y)
 		if (str_eq(str_from(y->id), id))
 			return y;
@@ -64,10 +91,12 @@ static void copy_sid(const struct session *s, char sid[33])
 
 static int store_request(struct execution *x, struct err *e)
 {
-	json_t *doc = json_pack("{s:s%,s:s,s:I,s:I,s:I}", "code", x->code, x->code_len,
-				"executionType", x->execution_type, "timeoutMs",
-				(json_int_t)x->timeout_ms, "outputMax", (json_int_t)x->output_max,
-				"memoryBytes", (json_int_t)x->memory_bytes);
+	json_t *doc = json_pack("{s:s%,s:b,s:b,s:s,s:s,s:s,s:I,s:I,s:I}", "code", x->code,
+				x->code_len, "argv", x->argv, "command", x->command, "context",
+				x->context->name, "language", x->context->language, "executionType",
+				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms,
+				"outputMax", (json_int_t)x->output_max, "memoryBytes",
+				(json_int_t)x->memory_bytes);
 	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 	struct store_execution row = {
 		.id = x->id,
@@ -96,10 +125,8 @@ static int check_queue(struct session *s, const struct execution_params *p, stru
 			"(sessionLimits.queueLength). Wait for some to finish.",
 			s->pool->spec.queue_max);
 	uint64_t max = s->pool->pools->config.queued_code_max;
-	uint64_t bytes = p->code.len;
+	uint64_t bytes = s->queued_bytes + p->code.len;
 
-	list_each(&s->queue, struct execution, node, x)
-		bytes += x->code_len;
 	/* One that need not wait is bounded by --code-max alone. */
 	if (s->queue_len && bytes > max)
 		return err_set(e, ERR_QUEUE_FULL,
@@ -117,8 +144,11 @@ struct execution *session_execute(struct session *s, const struct execution_para
 				  void (*done)(void *arg, struct execution *x, const struct err *e),
 				  void *arg, struct err *e)
 {
-	assert(!p->async || s->sandbox);
-	if (check_queue(s, p, e) < 0)
+	assert(!p->async || (s->sandbox && !p->watcher));
+	struct context *c = check_queue(s, p, e) < 0 ? NULL
+						     : context_for(s, p->context, p->language, e);
+
+	if (!c)
 		return NULL;
 	struct execution *x = calloc(1, sizeof(*x));
 
@@ -129,12 +159,17 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	}
 	x->code_len = p->code.len;
 	x->session = s;
+	x->context = c;
+	x->arrival = ++s->arrivals;
+	x->argv = p->argv;
+	x->command = p->command;
+	x->watcher = p->watcher;
 	if (p->id)
 		snprintf(x->id, sizeof(x->id), "%s", p->id);
 	else
 		uuid_new(x->id);
 	snprintf(x->execution_type, sizeof(x->execution_type), "%s", p->execution_type);
-	x->op = rand_u64() | 1; /* 0 means none */
+	x->op = execution_op(s, p->memory_bytes);
 	x->async = p->async;
 	x->timeout_ms = p->timeout_ms;
 	x->output_max = p->output_max;
@@ -143,10 +178,9 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	x->queued_ns = clock_mono_ns();
 	x->done = done;
 	x->arg = arg;
-	list_add_tail(&s->queue, &x->node);
-	s->queue_len++;
+	enqueue(x, false);
 	if (x->async && store_request(x, e) < 0) {
-		s->queue_len--;
+		dequeue(x);
 		execution_free(x);
 		return NULL;
 	}
@@ -154,52 +188,19 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	return x;
 }
 
-/*
- * The limit that has to be in force before the next step: that of the execution which runs next,
- * else the sandbox's own. A kernel that is being replaced comes up under the sandbox's own.
- */
-static uint64_t memory_wanted(const struct session *s)
+void execution_start(struct execution *x)
 {
-	if (!s->kernel_idle || list_empty(&s->queue))
-		return 0;
-	const struct execution *x = list_first(&s->queue, struct execution, node);
+	struct context *c = x->context;
+	struct session *s = x->session;
 
-	if (x->state != EXECUTION_QUEUED || (s->memory_bytes && x->memory_bytes >= s->memory_bytes))
-		return 0;
-	return x->memory_bytes;
-}
-
-/* Something runs, and keeps the limit it was started under. */
-static bool is_running(const struct session *s)
-{
-	return (s->current && !s->current->asking) || s->foreign_op;
-}
-
-void executions_next(struct session *s)
-{
-	/* Until the agent has said what there is, an execution of an earlier daemon may run. */
-	if (s->ended || !s->agent_heard || is_running(s) || s->memory_busy)
-		return;
-	/* Executions without maxMemory pay this comparison. */
-	if (memory_wanted(s) != s->memory_set) {
-		s->memory_busy = true;
-		s->memory_want = memory_wanted(s);
-		sandbox_set_memory(s->sandbox, s->memory_want);
-		return;
-	}
-	if (s->current || !s->kernel_idle || list_empty(&s->queue))
-		return;
-	struct execution *x = list_first(&s->queue, struct execution, node);
-
-	if (x->state != EXECUTION_QUEUED)
-		return; /* finished at the agent already; its result is on the way */
-	list_remove(&x->node);
-	s->queue_len--;
-	s->current = x;
-	s->kernel_idle = false;
+	dequeue(x);
+	c->current = x;
+	c->kernel_idle = false;
+	c->begun++;
 	x->state = EXECUTION_RUNNING;
 	x->started_ns = clock_mono_ns();
 	struct agent_exec_params p = {
+		.kernel = (uint32_t)c->number,
 		.timeout_ms = x->timeout_ms,
 		.stdout_max = x->output_max,
 		.stderr_max = x->output_max,
@@ -207,10 +208,19 @@ void executions_next(struct session *s)
 		.code = { x->code, x->code_len },
 	};
 
+	if (x->argv)
+		p.flags |= KERNEL_RUN_ARGV;
+	if (x->watcher) {
+		x->streamed = true;
+		x->stream_window = p.credit = AGENT_STREAM_WINDOW;
+		x->stream_returned = 0;
+		p.flags |= KERNEL_RUN_STREAM;
+		session_later(s); /* tells it */
+	}
 	/* A link that breaks here ends the session from the loop, which fails this execution. */
 	agent_link_exec(s->sandbox->link, x->op, &p);
 	if (x->timeout_ms)
-		loop_timer_start(s->overdue, (int64_t)x->timeout_ms + OVERDUE_MS);
+		loop_timer_start(c->overdue, (int64_t)x->timeout_ms + OVERDUE_MS);
 }
 
 static uint64_t result_bytes(const struct execution_result *r)
@@ -281,6 +291,7 @@ static void tell(struct execution *x, const struct err *e)
 	void (*done)(void *, struct execution *, const struct err *) = x->done;
 
 	x->done = NULL;
+	x->watcher = NULL;
 	if (done)
 		done(x->arg, x, e);
 }
@@ -288,6 +299,7 @@ static void tell(struct execution *x, const struct err *e)
 static void complete(struct execution *x)
 {
 	x->state = EXECUTION_FINISHED;
+	x->context = NULL;
 	x->asking = false;
 	x->finished_ns = clock_mono_ns();
 	free(x->code);
@@ -312,11 +324,13 @@ static void finish(struct execution *x)
 
 static struct execution *find_op(struct session *s, uint64_t op)
 {
-	if (s->current && s->current->op == op)
-		return s->current;
-	list_each(&s->queue, struct execution, node, x)
-		if (x->op == op && x->state == EXECUTION_RUNNING)
-			return x;
+	list_each(&s->contexts, struct context, node, c) {
+		if (c->current && c->current->op == op)
+			return c->current;
+		list_each(&c->queue, struct execution, node, x)
+			if (x->op == op && x->state == EXECUTION_RUNNING)
+				return x;
+	}
 	return NULL;
 }
 
@@ -328,18 +342,29 @@ static bool is_unstored(struct session *s, uint64_t op)
 	return false;
 }
 
+static void finish_canceled(struct execution *x)
+{
+	static const struct agent_result canceled = { .status = AGENT_RESULT_CANCELED,
+						      .kernel_idle = true };
+
+	x->started_ns = clock_mono_ns();
+	result_from_agent(x, &canceled);
+	finish(x);
+}
+
 /* The kernel died under our hands: once more when the next one is there. */
 static void not_run(struct execution *x)
 {
-	struct session *s = x->session;
+	struct context *c = x->context;
 
 	x->state = EXECUTION_QUEUED;
-	if (x != s->current)
-		return;
-	s->current = NULL;
-	list_add_head(&s->queue, &x->node);
-	s->queue_len++;
-	loop_timer_stop(s->overdue);
+	if (x == c->current) {
+		c->current = NULL;
+		enqueue(x, true);
+		loop_timer_stop(c->overdue);
+	}
+	if (x->canceled)
+		session_later(x->session); /* or not at all */
 }
 
 /* x has its result and waits nowhere any more. */
@@ -356,6 +381,55 @@ static void settle(struct session *s, struct execution *x)
 	executions_next(s);
 }
 
+/* What was canceled is not anything else, least of all because its kernel had to end for it. */
+static struct agent_result as_canceled(const struct context *c, const struct agent_result *r)
+{
+	struct agent_result canceled = *r;
+
+	canceled.status = AGENT_RESULT_CANCELED;
+	canceled.kernel_idle = r->kernel_idle || c->kernel == CONTEXT_KERNEL_ENDING;
+	return canceled;
+}
+
+static void take_result(struct execution *x, const struct agent_result *r)
+{
+	struct context *c = x->context;
+	struct agent_result canceled;
+
+	/* The agent sends no extra message: done means idle, unless the kernel did not survive. */
+	if (x == c->current)
+		c->kernel_idle = r->kernel_idle && c->kernel == CONTEXT_KERNEL_UP;
+	if (r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR)
+		c->kernel_failures = 0; /* it does come up, and works */
+	if (x->canceled) {
+		canceled = as_canceled(c, r);
+		r = &canceled;
+	}
+	result_from_agent(x, r);
+	if (x != c->current) {
+		dequeue(x);
+		settle(x->session, x);
+	} else if (!refusals_ask(c, r)) {
+		execution_settled(c);
+	}
+}
+
+static void take_foreign_result(struct session *s, uint64_t op, const struct agent_result *r)
+{
+	struct context *c = context_of_op(s, op);
+
+	if (c) {
+		c->foreign_op = 0;
+		loop_timer_stop(c->overdue);
+		c->kernel_idle = r->kernel_idle && c->kernel == CONTEXT_KERNEL_UP;
+	}
+	/* Nobody's: the agent may forget it. */
+	agent_link_ack(s->sandbox->link, op);
+	if (c && c->deleted)
+		session_later(s);
+	executions_next(s);
+}
+
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r)
 {
 	struct execution *x = find_op(s, op);
@@ -364,119 +438,281 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 	 * least of all makes it run again. */
 	if (x && x->asking)
 		return;
-	if (x && r->status == AGENT_RESULT_NOT_RUN) {
+	if (x && r->status == AGENT_RESULT_NOT_RUN)
 		not_run(x);
-		return;
-	}
-	if (x) {
-		result_from_agent(x, r);
-		if (r->status == AGENT_RESULT_OK || r->status == AGENT_RESULT_ERROR)
-			s->sandbox->kernel_failures = 0; /* it does come up, and works */
-		if (x != s->current) {
-			list_remove(&x->node);
-			s->queue_len--;
-			settle(s, x);
-			return;
-		}
-		/* The agent sends no extra message: done means idle, unless the kernel did not
-		 * survive. */
-		s->kernel_idle = r->kernel_idle;
-		if (!refusals_ask(s, r))
-			execution_settled(s);
-		return;
-	}
-	if (s->foreign_op == op) {
-		s->foreign_op = 0;
-		loop_timer_stop(s->overdue);
-		s->kernel_idle = r->kernel_idle;
-	}
-	if (s->ended)
-		return;
-	/* Nobody's: the agent may forget it. */
-	agent_link_ack(s->sandbox->link, op);
-	executions_next(s);
+	else if (x)
+		take_result(x, r);
+	else if (!s->ended)
+		take_foreign_result(s, op, r);
 }
 
-void execution_settled(struct session *s)
+void execution_settled(struct context *c)
 {
-	struct execution *x = s->current;
+	struct session *s = c->session;
+	struct execution *x = c->current;
 
-	s->current = NULL;
-	loop_timer_stop(s->overdue);
+	c->current = NULL;
+	loop_timer_stop(c->overdue);
+	if (c->deleted)
+		session_later(s);
 	settle(s, x);
 }
 
-void session_overdue(void *arg)
+static void end_silent(struct session *s)
 {
-	struct session *s = arg;
-	struct execution *x = s->current;
+	struct err e = ERR_INIT;
 
-	if (!x) {
-		struct err e = ERR_INIT;
+	err_set(&e, ERR_UNAVAILABLE, "its sandbox does not answer");
+	session_end(s, &e);
+}
 
-		err_set(&e, ERR_UNAVAILABLE, "its sandbox does not answer");
-		if (s->foreign_op)
-			session_end(s, &e);
+void context_overdue(void *arg)
+{
+	struct context *c = arg;
+	struct session *s = c->session;
+	struct execution *x = c->current;
+
+	if (s->ended)
+		return;
+	if (x && x->asking) {
+		execution_settled(c); /* without the names: the jailer is silent */
 		return;
 	}
-	if (x->asking) {
-		execution_settled(s); /* without the names: the jailer is silent */
+	if (!x || x->canceled) {
+		if (x || c->foreign_op)
+			end_silent(s);
 		return;
 	}
 	/* Late, but not lost: its result is taken as one of an execution that nobody waits for. */
-	s->current = NULL;
-	s->foreign_op = x->op;
+	c->current = NULL;
+	c->foreign_op = x->op;
+	if (x->streamed)
+		agent_link_exec_credit(s->sandbox->link, x->op, 0);
 	result_timeout(x);
 	finish(x);
 	if (!s->ended)
-		loop_timer_start(s->overdue, SILENT_MS);
+		loop_timer_start(c->overdue, SILENT_MS);
 }
+
+/* --- cancellation --- */
+
+void execution_interrupt(struct execution *x)
+{
+	if (x->asking)
+		return; /* it has its result */
+	x->canceled = true;
+	loop_timer_start(x->context->overdue, SILENT_MS);
+}
+
+void execution_cancel(struct execution *x)
+{
+	if (x->state == EXECUTION_FINISHED || x->canceled || x->asking)
+		return;
+	if (x->state == EXECUTION_QUEUED) {
+		x->canceled = true;
+		session_later(x->session);
+	} else if (x == x->context->current) {
+		execution_interrupt(x);
+		agent_link_cancel(x->session->sandbox->link, x->op);
+	} /* else it has finished, and its result is on the way */
+}
+
+void executions_cancel_queued(struct context *c)
+{
+	list_each(&c->queue, struct execution, node, x)
+		if (x->state == EXECUTION_QUEUED)
+			x->canceled = true;
+}
+
+static struct execution *first_canceled(struct session *s)
+{
+	list_each(&s->contexts, struct context, node, c)
+		list_each(&c->queue, struct execution, node, x)
+			if (x->canceled && x->state == EXECUTION_QUEUED)
+				return x;
+	return NULL;
+}
+
+static struct execution *first_untold(struct session *s)
+{
+	list_each(&s->contexts, struct context, node, c)
+		if (c->current && c->current->watcher && !c->current->told_started)
+			return c->current;
+	return NULL;
+}
+
+static void tell_started(struct execution *x)
+{
+	if (x->told_started)
+		return;
+	x->told_started = true;
+	x->watcher->started(x->arg, x);
+}
+
+void executions_settle(struct session *s)
+{
+	struct execution *x;
+
+	/* Each of them may end the session, or cancel others. */
+	while (!s->ended && (x = first_canceled(s))) {
+		dequeue(x);
+		finish_canceled(x);
+	}
+	while (!s->ended && (x = first_untold(s)))
+		tell_started(x);
+}
+
+/* --- output of what is watched --- */
+
+static void violation(struct session *s, const char *what)
+{
+	struct err e = ERR_INIT;
+
+	err_set(&e, ERR_PROTOCOL, "its sandbox broke the protocol (%s)", what);
+	session_end(s, &e);
+}
+
+/*
+ * The watched execution that output is of; NULL: of nobody, or the session is over now.
+ *
+ * SECURITY: output without an execution that was started with a stream, or beyond what was credited
+ * to it, or displays beyond what a result may have, come from an agent that was taken over: they
+ * would fill the buffers of a watcher who reads slowly.
+ */
+static struct execution *streaming(struct session *s, uint64_t op, uint64_t bytes)
+{
+	struct context *c = context_of_op(s, op);
+	struct execution *x = c ? c->current : NULL;
+
+	if (c && c->foreign_op == op)
+		return NULL; /* nobody's; the agent is told so */
+	if (!x || !x->streamed || x->asking || bytes > x->stream_window) {
+		violation(s, x && x->streamed ? "more output than was asked for"
+					      : "output that nobody asked for");
+		return NULL;
+	}
+	x->stream_window -= (uint32_t)bytes;
+	if (x->watcher)
+		tell_started(x);
+	/* Who was told may have gone, and taken the session along. */
+	return !s->ended && c->current == x && x->watcher ? x : NULL;
+}
+
+void execution_output(struct session *s, uint64_t op, int stream, struct str bytes)
+{
+	struct execution *x = streaming(s, op, bytes.len);
+
+	if (x)
+		x->watcher->output(x->arg, x, stream, bytes);
+}
+
+void execution_display(struct session *s, uint64_t op, const struct agent_value *value)
+{
+	struct execution *x = streaming(s, op, 0);
+	char format[sizeof(x->result.format)];
+	size_t len = 0;
+
+	if (!x)
+		return;
+	x->display_count++;
+	x->display_bytes += value->data.len;
+	if (x->display_count > ARRAY_LEN(((struct agent_result *)0)->displays) ||
+	    x->display_bytes > s->pool->pools->config.result_max) {
+		violation(s, "more displays than were asked for");
+		return;
+	}
+	OWNED_MEM char *base64 = result_image(value, format, sizeof(format), &len);
+
+	if (base64)
+		x->watcher->display(x->arg, x, format, (struct str){ base64, len });
+}
+
+void execution_credit(struct execution *x, size_t bytes)
+{
+	if (x->state != EXECUTION_RUNNING || !x->watcher || x->asking)
+		return;
+	assert(bytes <= AGENT_STREAM_WINDOW - x->stream_window - x->stream_returned);
+	x->stream_returned += (uint32_t)bytes;
+	/* In large steps: what is left of the window keeps the program going meanwhile. */
+	if (x->stream_returned < AGENT_STREAM_WINDOW / 4)
+		return;
+	agent_link_exec_credit(x->session->sandbox->link, x->op, x->stream_returned);
+	x->stream_window += x->stream_returned;
+	x->stream_returned = 0;
+}
+
+/* --- after a restart of the daemon --- */
 
 struct restore_arg {
 	struct session *s;
 };
 
-static int restore_one(const struct store_execution *row, void *arg, struct err *e)
+/* Fills x from its request; what an earlier version wrote names no context. */
+static int read_request(struct execution *x, const char *request, const char **ret_context,
+			const char **ret_language, json_t **ret_doc)
 {
-	struct session *s = ((struct restore_arg *)arg)->s;
-	struct execution *x = calloc(1, sizeof(*x));
 	json_error_t je;
-	json_t *doc = json_loads(row->request, JSON_ALLOW_NUL, &je);
+	json_t *doc = json_loads(request, JSON_ALLOW_NUL, &je);
 	const char *code = "";
 	const char *type = "Asynchronous";
 	json_int_t timeout = 0;
 	json_int_t output = 4096;
 	json_int_t memory = 0;
 	size_t len = 0;
+	int argv = 0;
+	int command = 0;
 
-	if (!x || !doc ||
-	    json_unpack(doc, "{s:s%,s:s,s:I,s:I,s?I}", "code", &code, &len, "executionType", &type,
-			"timeoutMs", &timeout, "outputMax", &output, "memoryBytes", &memory) < 0 ||
-	    !(x->code = str_dup((struct str){ code, len }))) {
+	*ret_doc = doc;
+	if (!doc ||
+	    json_unpack(doc, "{s:s%,s?b,s?b,s?s,s?s,s:s,s:I,s:I,s?I}", "code", &code, &len, "argv",
+			&argv, "command", &command, "context", ret_context, "language",
+			ret_language, "executionType", &type, "timeoutMs", &timeout, "outputMax",
+			&output, "memoryBytes", &memory) < 0 ||
+	    !(x->code = str_dup((struct str){ code, len })))
+		return -1;
+	x->code_len = len;
+	x->argv = argv;
+	x->command = command;
+	snprintf(x->execution_type, sizeof(x->execution_type), "%s", type);
+	x->timeout_ms = (uint32_t)timeout;
+	x->output_max = (uint32_t)output;
+	x->memory_bytes = (uint64_t)memory;
+	return 0;
+}
+
+static int restore_one(const struct store_execution *row, void *arg, struct err *e)
+{
+	struct session *s = ((struct restore_arg *)arg)->s;
+	struct execution *x = calloc(1, sizeof(*x));
+	const char *context = CONTEXT_DEFAULT;
+	const char *language = s->first.language;
+	json_t *doc = NULL;
+
+	if (!x || read_request(x, row->request, &context, &language, &doc) < 0) {
 		json_decref(doc);
 		free(x);
 		return err_set(e, ERR_INTERNAL, "stored execution %s is damaged", row->id);
 	}
-	x->code_len = len;
+	list_init(&x->node);
 	x->session = s;
 	snprintf(x->id, sizeof(x->id), "%s", row->id);
-	snprintf(x->execution_type, sizeof(x->execution_type), "%s", type);
 	x->op = row->op;
 	x->async = true;
-	x->timeout_ms = (uint32_t)timeout;
-	x->output_max = (uint32_t)output;
-	x->memory_bytes = (uint64_t)memory;
+	x->arrival = ++s->arrivals;
 	x->created_us = row->created_us;
 	x->queued_ns = x->started_ns = clock_mono_ns();
-	json_decref(doc);
 	if (row->result && result_from_json(row->result, &x->result, e) == 0) {
 		x->state = EXECUTION_FINISHED;
 		remember(x);
+	} else if ((x->context = context_restored(s, context, language, e))) {
+		enqueue(x, false);
 	} else {
-		list_add_tail(&s->queue, &x->node);
-		s->queue_len++;
+		err_wrap(e, "stored execution %s", row->id);
+		execution_free(x);
+		x = NULL;
 	}
-	return 0;
+	json_decref(doc);
+	return x ? 0 : -1;
 }
 
 int executions_restore(struct session *s, struct err *e)
@@ -492,84 +728,32 @@ static void fail_one(struct execution *x, const struct err *e)
 	execution_free(x);
 }
 
-/* The first of the queue cannot have the limit it asks for, or the one before cannot be undone. */
-static void fail_unlimited(struct session *s, const struct err *e)
+void execution_refuse(struct execution *x, const struct err *e)
 {
-	struct execution *x = list_first(&s->queue, struct execution, node);
-	struct err mine = ERR_INIT;
-
-	if (e->code == ERR_CONFLICT)
-		err_set(&mine, ERR_CONFLICT,
-			"maxMemory cannot be kept: %s. Nothing was run. Delete variables or "
-			"files, or ask for more.",
-			e->msg);
-	else
-		err_set(&mine, e->code == ERR_NOT_SUPPORTED ? e->code : ERR_UNAVAILABLE,
-			"The memory limit of the execution could not be set: %s.", e->msg);
-	s->queue_len--;
+	dequeue(x);
 	if (!x->async) {
-		fail_one(x, &mine);
+		fail_one(x, e);
 		return;
 	}
-	list_remove(&x->node);
 	x->started_ns = clock_mono_ns();
-	result_not_started(x, &mine);
+	result_not_started(x, e);
 	finish(x);
 }
 
-static void memory_refused(struct session *s, const struct err *e)
-{
-	/* Refused: nothing was changed. Anything else: who knows. */
-	if (e->code != ERR_CONFLICT) {
-		log_warn("session %s: memory limit: %s", s->guid, e->msg);
-		s->memory_set = MEMORY_UNKNOWN;
-	}
-	if (e->code == ERR_UNAVAILABLE && s->memory_failures++ < MEMORY_TRIES) {
-		executions_next(s); /* the jailer was replaced */
-		return;
-	}
-	s->memory_failures = 0;
-	if (memory_wanted(s) == s->memory_want) {
-		/* Whoever comes next asks again; nobody does in a circle. */
-		if (!s->kernel_idle || list_empty(&s->queue) ||
-		    list_first(&s->queue, struct execution, node)->state != EXECUTION_QUEUED)
-			return;
-		fail_unlimited(s, e);
-	}
-	/* Else who wanted it left meanwhile, and others may have queued. */
-	executions_next(s);
-}
-
-void session_memory_set(struct session *s, const struct err *e)
-{
-	s->memory_busy = false;
-	if (e->code == ERR_NONE) {
-		s->memory_set = s->memory_want;
-		s->memory_failures = 0;
-		executions_next(s);
-	} else {
-		memory_refused(s, e);
-	}
-	if (s->ended || !s->kernel_waits || (s->memory_busy && s->memory_want))
-		return;
-	s->kernel_waits = false;
-	sandbox_restart_kernel(s->sandbox);
-}
-
-void executions_fail_queued(struct session *s, const struct err *e)
+void executions_fail_queued(struct context *c, const struct err *e)
 {
 	struct agent_result r = {
 		.status = AGENT_RESULT_KERNEL_DIED,
 		.error_text = str_from(e->msg),
 	};
+	struct session *s = c->session;
 
-	while (!s->ended && !list_empty(&s->queue)) {
-		struct execution *x = list_first(&s->queue, struct execution, node);
+	while (!s->ended && !list_empty(&c->queue)) {
+		struct execution *x = list_first(&c->queue, struct execution, node);
 
-		s->queue_len--;
+		dequeue(x);
 		if (x->async) {
 			/* It was acknowledged: this is its result. */
-			list_remove(&x->node);
 			x->started_ns = clock_mono_ns();
 			result_from_agent(x, &r);
 			finish(x);
@@ -579,20 +763,30 @@ void executions_fail_queued(struct session *s, const struct err *e)
 	}
 }
 
-void executions_fail_all(struct session *s, const struct err *e)
+static void fail_context(struct context *c, const struct err *e)
 {
-	if (s->current) {
-		struct execution *x = s->current;
+	if (c->current) {
+		struct execution *x = c->current;
 		bool has_result = x->asking;
 
-		s->current = NULL;
+		c->current = NULL;
 		if (has_result)
 			complete(x); /* the caller's, whatever becomes of the session */
 		fail_one(x, has_result ? NULL : e);
 	}
-	while (!list_empty(&s->queue))
-		fail_one(list_first(&s->queue, struct execution, node), e);
+	while (!list_empty(&c->queue)) {
+		struct execution *x = list_first(&c->queue, struct execution, node);
+
+		dequeue(x);
+		fail_one(x, e);
+	}
+}
+
+void executions_fail_all(struct session *s, const struct err *e)
+{
+	list_each(&s->contexts, struct context, node, c)
+		fail_context(c, e);
 	while (!list_empty(&s->recent))
 		execution_free(list_first(&s->recent, struct execution, node));
-	s->queue_len = s->recent_len = 0;
+	s->recent_len = 0;
 }

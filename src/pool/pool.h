@@ -112,9 +112,9 @@ size_t session_each(struct pool *pool, size_t skip, size_t limit,
 		    void (*fn)(const struct session *s, void *arg), void *arg);
 
 /**
- * session_when_open: calls open(arg, link) as soon as the sandbox can be talked to (maybe at once,
- * from inside), or failed. The waiter is freed by either; session_wait_cancel() before that drops
- * it.
+ * session_when_open: calls open(arg, link) as soon as the sandbox can be talked to, and has said
+ * what an earlier daemon left in it (maybe at once, from inside), or failed. The waiter is freed by
+ * either; session_wait_cancel() before that drops it.
  */
 struct session_wait;
 struct session_wait *session_when_open(struct session *s,
@@ -148,8 +148,9 @@ struct context_info {
  */
 int context_open(struct session *s, struct str name, struct str language, struct context_info *ret,
 		 struct err *e);
-/** context_delete: ends its kernel; its executions are canceled. ERR_NO_CONTEXT; ERR_CONFLICT for
- * `default`, which context_restart() is for: a fresh kernel, what waits in it runs then. */
+/** context_delete: ends its kernel; its executions are canceled; its name is free at once.
+ * ERR_NO_CONTEXT; ERR_CONFLICT for `default`, which context_restart() is for: a fresh kernel; what
+ * runs is canceled, what waits runs then. */
 int context_delete(struct session *s, struct str name, struct err *e);
 int context_restart(struct session *s, struct str name, struct err *e);
 void context_each(const struct session *s, void (*fn)(const struct context_info *c, void *arg),
@@ -197,6 +198,8 @@ struct execution_watcher {
 struct execution_params {
 	struct str code;     /* argv: words, each ended by a NUL byte */
 	bool argv;           /* code is a program and its arguments */
+	bool command;        /* kept for who reads the result: it was asked for as a command, its
+				value is an exit code */
 	struct str context;  /* name; empty: that of the language, or `default` */
 	struct str language; /* empty: the context's. Without a context: the first context is
 				`default` for the image's first language, else named after it */
@@ -210,16 +213,24 @@ struct execution_params {
 };
 
 struct execution {
-	struct list node; /* session queue, or recent */
+	struct list node; /* queue of its context, or recent */
 	struct session *session;
-	struct context *context;
+	struct context *context; /* NULL: FINISHED */
+	uint64_t arrival;        /* its place among those of the session */
 	char id[128];
 	char execution_type[24];
 	uint64_t op;
 	bool async;
 	bool argv;
-	bool canceled;                           /* asked for while it ran */
+	bool command;
+	bool canceled;                           /* asked for; its result will say so */
 	const struct execution_watcher *watcher; /* NULL: nobody (any more) */
+	bool streamed;                           /* the agent was told that somebody watches */
+	bool told_started;                       /* its watcher was */
+	uint32_t stream_window;                  /* bytes of output that may come from the agent */
+	uint32_t stream_returned;                /* passed on, and not credited to the agent yet */
+	uint32_t display_count;
+	uint64_t display_bytes;
 	enum execution_state state;
 	uint32_t timeout_ms;
 	uint32_t output_max;
@@ -238,11 +249,13 @@ struct execution {
 };
 
 /**
- * session_execute: queues an execution. ERR_QUEUE_FULL at the pool's queue length. Asynchronous
- * ones are in the store when this returns, and need a session that is open (session_when_open).
- * `done` (may be NULL) is called once, later: e is NULL and x finished, or e says why the session
- * ended first. x belongs to the session; between callbacks keep its id, not the pointer, unless
- * `done` is registered (execution_detach drops that).
+ * session_execute: queues an execution; makes its context if there is none, with the errors of
+ * context_open(). ERR_QUEUE_FULL at the pool's queue length. Asynchronous ones are in the store
+ * when this returns, and need a session that is open (session_when_open). `done` (may be NULL) is
+ * called once, later: e is NULL and x finished, or e says why the session ended first. x belongs to
+ * the session; between callbacks keep its id, not the pointer, unless `done` is registered
+ * (execution_detach drops that, and the watcher; one that waits and is not asynchronous is
+ * forgotten by it).
  */
 struct execution *session_execute(struct session *s, const struct execution_params *p,
 				  void (*done)(void *arg, struct execution *x, const struct err *e),
@@ -251,7 +264,7 @@ void execution_detach(struct execution *x);
 /** execution_credit: bytes of its output that its watcher has passed on. */
 void execution_credit(struct execution *x, size_t bytes);
 /** execution_cancel: interrupts, then kills; or takes it out of the queue. Its result is CANCELED
- * and comes through `done` as any other. Finished ones stay as they are. */
+ * and comes through `done` as any other, never from inside. Finished ones stay as they are. */
 void execution_cancel(struct execution *x);
 /** execution_find: queued, running or still remembered. */
 struct execution *execution_find(struct session *s, struct str id);

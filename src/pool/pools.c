@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/own.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +28,11 @@ const struct session_pool_spec *pool_spec(const struct pool *pool)
 const struct pools_config *pool_config(const struct pool *pool)
 {
 	return &pool->pools->config;
+}
+
+const struct runtime *pool_runtime(const struct pool *pool)
+{
+	return pool->runtime;
 }
 
 struct pool_counts pool_counts(const struct pool *pool)
@@ -69,10 +75,11 @@ void pool_unref(struct pool *pool)
 
 static struct pool *pool_new(struct pools *p, const struct session_pool_spec *spec, struct err *e)
 {
-	const char *image = p->config.image_of(spec->container_type, p->config.image_arg);
+	const struct runtime *runtime =
+		p->config.runtime_of(spec->container_type, p->config.runtime_arg);
 	struct pool *pool = calloc(1, sizeof(*pool));
 
-	if (!image) {
+	if (!runtime) {
 		free(pool);
 		err_set(e, ERR_UNAVAILABLE, "no image for %s is installed (bivouac image build)",
 			spec->container_type);
@@ -84,7 +91,8 @@ static struct pool *pool_new(struct pools *p, const struct session_pool_spec *sp
 	}
 	pool->pools = p;
 	pool->spec = *spec;
-	memcpy(pool->image, image, sizeof(pool->image));
+	pool->runtime = runtime;
+	snprintf(pool->image, sizeof(pool->image), "%s", runtime->id);
 	map_init(&pool->sessions);
 	list_init(&pool->order);
 	list_init(&pool->waiting);

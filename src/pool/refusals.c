@@ -23,11 +23,13 @@ static void answered(void *arg, const char *const *names, size_t count, const st
 	if (!s)
 		return;
 	s->refusals_busy = false;
-	if (!s->current || s->current->op != op || !s->current->asking)
+	struct context *c = context_of_op(s, op);
+
+	if (!c || !c->current || c->current->op != op || !c->current->asking)
 		return; /* too late */
 	if (e->code == ERR_NONE && count)
-		result_add_refused(s->current, names, count);
-	execution_settled(s);
+		result_add_refused(c->current, names, count);
+	execution_settled(c);
 }
 
 /*
@@ -48,8 +50,9 @@ static bool worth_asking(const struct agent_result *r)
 	}
 }
 
-bool refusals_ask(struct session *s, const struct agent_result *r)
+bool refusals_ask(struct context *c, const struct agent_result *r)
 {
+	struct session *s = c->session;
 	struct pools *p = s->pool->pools;
 	struct question *q;
 
@@ -62,11 +65,11 @@ bool refusals_ask(struct session *s, const struct agent_result *r)
 		return false;
 	q->pools = p;
 	memcpy(q->sid, s->sandbox->sid, sizeof(q->sid));
-	q->op = s->current->op;
-	s->current->asking = true;
+	q->op = c->current->op;
+	c->current->asking = true;
 	s->refusals_busy = true;
-	loop_timer_start(s->overdue, p->config.names_wait_ms);
-	p->config.backend->ops->refused(p->config.backend, q->sid, s->current->started_ns, answered,
+	loop_timer_start(c->overdue, p->config.names_wait_ms);
+	p->config.backend->ops->refused(p->config.backend, q->sid, c->current->started_ns, answered,
 					q);
 	return true;
 }

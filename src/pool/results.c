@@ -13,39 +13,6 @@
 #define TIMEOUT_TEXT   "Request timed out waiting for code execution to complete"
 #define RESTARTED_TEXT "the kernel was restarted: variables are lost, files are kept"
 
-/* How many bytes at the beginning belong to no character; at most max. */
-static size_t bad_run(struct str s, size_t max)
-{
-	size_t n = 0;
-
-	while (n < max && n < s.len &&
-	       !utf8_run((struct str){ s.ptr + n, s.len - n < 4 ? s.len - n : 4 }))
-		n++;
-	return n;
-}
-
-/* Copies bytes as valid UTF-8: what is not becomes U+FFFD. */
-static void add_clean(struct buf *b, struct str s)
-{
-	static const char marks[] = "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
-				    "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
-
-	for (;;) {
-		size_t good = utf8_run(s);
-
-		buf_add(b, s.ptr, good);
-		if (good == s.len)
-			break;
-		s.ptr += good;
-		s.len -= good;
-		size_t bad = bad_run(s, sizeof(marks) / 3);
-
-		buf_add(b, marks, bad * 3);
-		s.ptr += bad;
-		s.len -= bad;
-	}
-}
-
 static struct text take_text(struct buf *b)
 {
 	struct text t = { .len = b->len };
@@ -61,7 +28,7 @@ static struct text clean(struct str s)
 	struct buf b;
 
 	buf_init(&b, TEXT_MAX);
-	add_clean(&b, s);
+	buf_add_utf8(&b, s);
 	struct text t = take_text(&b);
 
 	buf_done(&b);
@@ -75,7 +42,7 @@ static void add_stream(struct buf *b, const char *name, struct str kept, uint64_
 	size_t cut = utf8_cut(kept, max);
 	uint64_t total = kept.len + dropped;
 
-	add_clean(b, (struct str){ kept.ptr, cut });
+	buf_add_utf8(b, (struct str){ kept.ptr, cut });
 	if (total > cut)
 		buf_addf(b,
 			 "\n[%s truncated: %zu of %" PRIu64
@@ -130,13 +97,13 @@ static void add_ending(struct buf *b, const struct agent_result *r, const struct
 		break;
 	case AGENT_RESULT_KERNEL_DIED:
 		add_line(b, "Execution aborted: the kernel died (");
-		add_clean(b, r->error_text);
+		buf_add_utf8(b, r->error_text);
 		buf_addf(b, "); " RESTARTED_TEXT ".");
 		break;
 	default:
 		if (r->traceback.len) {
 			add_line(b, "");
-			add_clean(b, r->traceback);
+			buf_add_utf8(b, r->traceback);
 		}
 	}
 }
@@ -159,23 +126,31 @@ static bool image_parts(struct str data, char *format, size_t format_size, struc
 	return str_copy(f, format, format_size);
 }
 
-static void take_value(struct execution_result *out, const struct agent_value *v)
+char *result_image(const struct agent_value *v, char *format, size_t format_size, size_t *ret_len)
 {
 	struct str bytes;
+	struct buf b;
+	char *text = NULL;
 
+	buf_init(&b, TEXT_MAX);
+	if (v->kind == KERNEL_VALUE_IMAGE && image_parts(v->data, format, format_size, &bytes) &&
+	    base64_encode(&b, bytes.ptr, bytes.len)) {
+		*ret_len = b.len;
+		text = buf_take(&b);
+	}
+	buf_done(&b);
+	return text;
+}
+
+static void take_value(struct execution_result *out, const struct agent_value *v)
+{
 	out->kind = v->kind;
 	if (v->kind == KERNEL_VALUE_IMAGE) {
-		struct buf b;
-
-		buf_init(&b, TEXT_MAX);
-		if (image_parts(v->data, out->format, sizeof(out->format), &bytes) &&
-		    base64_encode(&b, bytes.ptr, bytes.len)) {
-			out->value = take_text(&b);
-		} else {
+		out->value.ptr = result_image(v, out->format, sizeof(out->format), &out->value.len);
+		if (!out->value.ptr) {
 			out->kind = KERNEL_VALUE_NONE;
 			out->value = clean(STR(""));
 		}
-		buf_done(&b);
 	} else {
 		out->value = clean(v->data);
 	}

@@ -9,13 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KERNEL_FAILURES_MAX 5
-#define KERNEL_STABLE_MS    1000
+#define MAKE_FAILURES_MAX 5
 /* While at least half of the stock is there, refilling waits for the request to be answered. */
 #define REFILL_DELAY_MS 10
-
-static void start_kernel(struct sandbox *sb);
-static void restart_later(struct sandbox *sb, const struct err *e);
 
 struct sandbox *sandbox_find(struct pools *p, const char *sid)
 {
@@ -98,7 +94,6 @@ static void sandbox_free(struct sandbox *sb)
 {
 	pool_unref(sb->pool);
 	network_done(sb);
-	loop_timer_free(sb->retry);
 	free(sb);
 }
 
@@ -185,7 +180,7 @@ void sandbox_make_failed(struct sandbox *sb, const struct err *e)
 	}
 	sandbox_destroy(sb);
 	/* Those who wait for a sandbox wait for the next try, but not without end. */
-	if (pool->failures >= KERNEL_FAILURES_MAX) {
+	if (pool->failures >= MAKE_FAILURES_MAX) {
 		struct err mine = *e;
 
 		mine.code = ERR_UNAVAILABLE; /* whatever it is, it is not the caller's fault */
@@ -213,14 +208,15 @@ static void became_ready(struct sandbox *sb)
 	pools_signal_ready(pool->pools, &(struct err){ 0 });
 }
 
-static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent_death death,
-			    uint32_t code)
+static void on_kernel_state(void *arg, uint32_t kernel, enum agent_kernel_state state,
+			    enum agent_death death, uint32_t code)
 {
 	struct sandbox *sb = arg;
 
-	(void)code;
 	if (sb->session) {
-		session_kernel_state(sb->session, state, death);
+		contexts_kernel_state(sb->session, kernel, state, death);
+	} else if (kernel != 0) {
+		return;
 	} else if (sb->state == SANDBOX_STARTING && state == AGENT_KERNEL_IDLE) {
 		became_ready(sb);
 	} else if (state == AGENT_KERNEL_NONE) {
@@ -232,13 +228,12 @@ static void on_kernel_state(void *arg, enum agent_kernel_state state, enum agent
 	}
 }
 
-static void on_status(void *arg, enum agent_kernel_state state, const uint64_t *ops,
-		      const uint8_t *states, size_t count)
+static void on_status(void *arg, const struct agent_status *status)
 {
 	struct sandbox *sb = arg;
 
 	if (sb->session)
-		session_agent_status(sb->session, state, ops, states, count);
+		session_agent_status(sb->session, status);
 }
 
 static void on_exec_done(void *arg, uint64_t op, const struct agent_result *result)
@@ -247,6 +242,43 @@ static void on_exec_done(void *arg, uint64_t op, const struct agent_result *resu
 
 	if (sb->session)
 		execution_agent_done(sb->session, op, result);
+}
+
+/* Of nothing that was started there. */
+static void uncalled_for(struct sandbox *sb)
+{
+	struct err e = ERR_INIT;
+
+	err_set(&e, ERR_PROTOCOL, "the agent of a sandbox without a session sends output");
+	sandbox_make_failed(sb, &e);
+}
+
+static void on_exec_output(void *arg, uint64_t op, int stream, struct str bytes)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->session)
+		execution_output(sb->session, op, stream, bytes);
+	else
+		uncalled_for(sb);
+}
+
+static void on_exec_display(void *arg, uint64_t op, const struct agent_value *value)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->session)
+		execution_display(sb->session, op, value);
+	else
+		uncalled_for(sb);
+}
+
+static void on_terminal_ended(void *arg, uint64_t op)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->session)
+		terminal_gone(sb->session, op);
 }
 
 static void on_closed(void *arg, const struct err *e)
@@ -263,6 +295,9 @@ static const struct agent_link_events link_events = {
 	.status = on_status,
 	.kernel_state = on_kernel_state,
 	.exec_done = on_exec_done,
+	.exec_output = on_exec_output,
+	.exec_display = on_exec_display,
+	.terminal_ended = on_terminal_ended,
 	.closed = on_closed,
 };
 
@@ -293,84 +328,34 @@ void sandbox_set_memory(struct sandbox *sb, uint64_t bytes)
 	b->ops->memory(b, sb->sid, bytes, memory_set, sb);
 }
 
-static void kernel_retry(void *arg)
-{
-	struct sandbox *sb = arg;
-
-	start_kernel(sb);
-}
-
 static void kernel_started(void *arg, int fd, const struct err *e)
 {
 	struct sandbox *sb = arg;
+	char label[AGENT_LABEL_MAX];
 
-	sb->starting_kernel = false;
 	if (sandbox_call_returned(sb)) {
 		if (fd >= 0)
 			close(fd);
 		return;
 	}
-	if (fd >= 0) {
-		sb->kernel_started_ms = loop_now_ms();
-		agent_link_attach(sb->link, fd);
-		return;
-	}
-	if (!sb->session) {
+	if (fd < 0) {
 		sandbox_make_failed(sb, e);
 		return;
 	}
-	restart_later(sb, e);
-}
-
-/*
- * A session is worth patience: its files are there. But a kernel that cannot come up (full storage
- * under the memory limit, code that kills whatever starts) must not turn in a circle, and those who
- * wait must hear of it.
- */
-static void restart_later(struct sandbox *sb, const struct err *e)
-{
-	sb->kernel_failures++;
-	if (sb->kernel_failures == KERNEL_FAILURES_MAX)
-		log_warn("session %s: no kernel stays up: %s", sb->session->guid, e->msg);
-	if (sb->kernel_failures >= KERNEL_FAILURES_MAX)
-		executions_fail_queued(sb->session, e);
-	if (!sb->retry)
-		sb->retry = loop_timer_new(kernel_retry, sb);
-	if (sb->retry)
-		loop_timer_start(sb->retry,
-				 50 << (sb->kernel_failures < 8 ? sb->kernel_failures : 8));
-}
-
-static void start_kernel(struct sandbox *sb)
-{
-	struct backend *b = sb->pool->pools->config.backend;
-
-	if (sb->starting_kernel)
-		return;
-	sb->starting_kernel = true;
-	sb->calls++;
-	b->ops->start_kernel(b, sb->sid, kernel_started, sb);
-}
-
-void sandbox_restart_kernel(struct sandbox *sb)
-{
-	struct err e = ERR_INIT;
-
-	if (loop_now_ms() - sb->kernel_started_ms > KERNEL_STABLE_MS) {
-		sb->kernel_failures = 0;
-		start_kernel(sb);
-		return;
-	}
-	err_set(&e, ERR_UNAVAILABLE,
-		"The session's kernel does not stay up. Its memory may be full of files (delete some), or its own processes end it; or delete the session.");
-	restart_later(sb, &e);
+	sb->kernel_started_ms = loop_now_ms();
+	agent_link_attach(sb->link, 0,
+			  context_label(CONTEXT_DEFAULT, sb->pool->runtime->languages[0], label),
+			  fd);
 }
 
 /* A shell, or a sandbox that was just created, gets its kernel. */
 static void begin_kernel(struct sandbox *sb)
 {
+	struct backend *b = sb->pool->pools->config.backend;
+
 	sb->state = SANDBOX_STARTING;
-	start_kernel(sb);
+	sb->calls++;
+	b->ops->start_kernel(b, sb->sid, "", kernel_started, sb);
 }
 
 static void created(void *arg, const struct err *e)

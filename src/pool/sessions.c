@@ -47,7 +47,7 @@ static void idle_expired(void *arg)
 
 	/* A running execution or transfer is not idleness; a touch since the timer was set moves
 	 * the end. */
-	if (s->current || s->queue_len || s->foreign_op ||
+	if (contexts_busy(s) || terminals_attached(s) ||
 	    (s->sandbox && agent_link_busy(s->sandbox->link)))
 		left_us = (int64_t)s->pool->spec.cooldown_s * 1000000;
 	if (left_us > 0) {
@@ -64,7 +64,7 @@ static void session_free(void *arg)
 	struct session *s = arg;
 
 	loop_timer_free(s->idle);
-	loop_timer_free(s->overdue);
+	contexts_done(s);
 	free(s);
 }
 
@@ -73,16 +73,19 @@ struct session *session_new(struct pool *pool, struct str identifier, const char
 {
 	struct session *s = calloc(1, sizeof(*s));
 
-	if (!s || !(s->idle = loop_timer_new(idle_expired, s)) ||
-	    !(s->overdue = loop_timer_new(session_overdue, s)) ||
-	    !str_copy(identifier, s->identifier, sizeof(s->identifier)) ||
-	    map_put(&pool->sessions, &s->node, str_from(s->identifier)) < 0) {
-		if (s)
-			session_free(s);
+	if (!s) {
 		err_set(e, ERR_NOMEM, "out of memory");
 		return NULL;
 	}
 	s->pool = pool;
+	list_init(&s->contexts);
+	if (!(s->idle = loop_timer_new(idle_expired, s)) || contexts_init(s, e) < 0 ||
+	    !str_copy(identifier, s->identifier, sizeof(s->identifier)) ||
+	    map_put(&pool->sessions, &s->node, str_from(s->identifier)) < 0) {
+		session_free(s);
+		err_set(e, ERR_NOMEM, "out of memory");
+		return NULL;
+	}
 	if (guid)
 		snprintf(s->guid, sizeof(s->guid), "%s", guid);
 	else
@@ -90,7 +93,8 @@ struct session *session_new(struct pool *pool, struct str identifier, const char
 	s->created_us = created_us;
 	s->accessed_us = accessed_us;
 	list_init(&s->waiting);
-	list_init(&s->queue);
+	list_init(&s->terminals);
+	list_init(&s->replaced);
 	list_init(&s->recent);
 	list_init(&s->waits);
 	list_add_tail(&pool->order, &s->order);
@@ -160,7 +164,7 @@ void session_bind(struct session *s, struct sandbox *sb)
 	sb->session = s;
 	s->sandbox = sb;
 	s->agent_heard = true;
-	s->kernel_idle = true;
+	contexts_bind(s);
 	s->memory_bytes = sb->memory_bytes;
 	pool_note_demand(s->pool);
 	/* The row is written before anything runs: a session that did something
@@ -263,6 +267,7 @@ void session_end(struct session *s, const struct err *why)
 		failed(arg, &e);
 	}
 	executions_fail_all(s, &e);
+	terminals_fail_all(s, &e);
 	if (sb)
 		sandbox_destroy(sb);
 	/* Callers up the stack may still look at it. */
@@ -307,7 +312,7 @@ struct session_wait *session_when_open(struct session *s,
 						    struct agent_link *link),
 				       void (*failed)(void *arg, const struct err *e), void *arg)
 {
-	if (s->sandbox) {
+	if (s->agent_heard) {
 		open(arg, s, s->sandbox->link);
 		return NULL;
 	}
@@ -341,64 +346,43 @@ void session_wait_cancel(struct session_wait *w)
 	free(w);
 }
 
-/*
- * The memory is given back first, if less was left to the one that died: the next one would not
- * come up. The jailer takes requests in order, so only a lower limit that is still on its way there
- * has to be waited for.
- */
-static void kernel_ended(struct session *s)
+void session_agent_status(struct session *s, const struct agent_status *status)
 {
-	executions_next(s);
-	if (s->memory_busy && s->memory_want)
-		s->kernel_waits = true; /* goes on in session_memory_set() */
-	else
-		sandbox_restart_kernel(s->sandbox);
-}
-
-void session_kernel_state(struct session *s, enum agent_kernel_state state, enum agent_death death)
-{
-	static const char *const deaths[] = { "", "exit", "signal", "out of memory", "killed" };
-
-	if (!s->agent_heard)
-		return; /* its status is on the way and says the same */
-	s->kernel_idle = state == AGENT_KERNEL_IDLE;
-	if (state == AGENT_KERNEL_NONE) {
-		if (death != AGENT_DEATH_NONE)
-			log_info("session %s: its kernel ended (%s); starting another", s->guid,
-				 deaths[death]);
-		kernel_ended(s);
-	} else if (s->kernel_idle) {
-		executions_next(s);
-	}
-}
-
-void session_agent_status(struct session *s, enum agent_kernel_state state, const uint64_t *ops,
-			  const uint8_t *states, size_t count)
-{
-	/* After a restart of the daemon: which of the stored executions did the agent ever get? */
-	for (size_t i = 0; i < count; i++) {
-		struct execution *found = NULL;
-
-		list_each(&s->queue, struct execution, node, x)
-			if (x->op == ops[i])
-				found = x;
-		if (found) {
-			/* Its result comes as EXEC_DONE: right after this message, or
-			 * when it ends. */
-			found->state = EXECUTION_RUNNING;
-			if (states[i] == AGENT_EXEC_RUNNING && !s->current) {
-				list_remove(&found->node);
-				s->queue_len--;
-				s->current = found;
-			}
-		} else if (states[i] == AGENT_EXEC_RUNNING && !s->current) {
-			s->foreign_op = ops[i];
-		}
-	}
+	/* SECURITY: what an agent says of itself counts once, when an earlier daemon knew it. */
+	if (s->agent_heard)
+		return;
+	memory_heard(s, status);
+	contexts_status(s, status);
+	terminals_status(s, status);
 	s->agent_heard = true;
-	s->kernel_idle = state == AGENT_KERNEL_IDLE;
-	if (state == AGENT_KERNEL_NONE)
-		kernel_ended(s);
-	else
+	run_waits(s);
+	if (!s->ended)
 		executions_next(s);
+}
+
+static void session_settle(void *arg)
+{
+	struct session *s = arg;
+
+	s->later = false;
+	if (s->ended)
+		return;
+	executions_settle(s);
+	if (s->ended)
+		return;
+	terminals_settle(s);
+	if (s->ended)
+		return;
+	contexts_sweep(s);
+	executions_next(s);
+}
+
+void session_later(struct session *s)
+{
+	/* One that has ended is freed later as well: before that. */
+	if (s->later || s->ended)
+		return;
+	s->later = true;
+	if (loop_later(session_settle, s) < 0)
+		session_settle(s);
 }

@@ -2,47 +2,27 @@
 #include "sandbox/agent_link.h"
 
 #include "base/fdio.h"
-#include "base/list.h"
 #include "base/own.h"
 #include "base/wire.h"
-#include "loop/loop.h"
 #include "sandbox/agent_frames.h"
+#include "sandbox/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
-
-struct agent_file_op {
-	struct list node;
-	uint64_t op;
-	enum agent_msg kind;
-	const struct agent_file_events *ev;
-	void *arg;
-	struct agent_link *link;
-	uint32_t window; /* write: bytes we may send */
-	bool starved;
-};
-
-struct agent_link {
-	int fd;
-	struct loop_watch *watch;
-	struct buf in;
-	struct buf out;
-	bool writing;
-	bool broken;
-	bool busy; /* inside a callback loop: freeing is postponed */
-	bool freed;
-	const struct agent_link_events *events;
-	void *arg;
-	struct list files;
-	uint64_t next_op;
-	int attach_fd;    /* waits for its frame to reach the front of the queue */
-	size_t attach_at; /* bytes of `out` before that frame */
-};
 
 static void set_events(struct agent_link *l)
 {
 	loop_watch_set(l->watch, LOOP_READ | (l->writing ? LOOP_WRITE : 0));
+}
+
+static void drop_attachment(struct agent_link *l)
+{
+	close_fd(&l->attachments[0].fd);
+	l->attachment_count--;
+	memmove(l->attachments, l->attachments + 1,
+		l->attachment_count * sizeof(l->attachments[0]));
 }
 
 static void link_break(struct agent_link *l)
@@ -50,19 +30,36 @@ static void link_break(struct agent_link *l)
 	/* The end of the socket comes back as an event, outside of whoever is calling. */
 	l->broken = true;
 	buf_clear(&l->out);
+	while (l->attachment_count)
+		drop_attachment(l);
 	shutdown(l->fd, SHUT_RDWR);
+}
+
+/* A descriptor goes with the first byte of its frame, and no two in one call. */
+static ssize_t send_some(struct agent_link *l)
+{
+	size_t len = l->out.len;
+	bool with_fd = l->attachment_count && l->attachments[0].at == 0;
+	size_t next = with_fd ? 1 : 0;
+
+	if (next < l->attachment_count)
+		len = l->attachments[next].at;
+	ssize_t n = fd_send(l->fd, l->out.ptr, len, &l->attachments[0].fd, with_fd ? 1 : 0);
+
+	if (n < 0)
+		return n;
+	if (with_fd)
+		drop_attachment(l);
+	for (size_t i = 0; i < l->attachment_count; i++)
+		l->attachments[i].at -= (size_t)n;
+	buf_consume(&l->out, (size_t)n);
+	return n;
 }
 
 static void link_flush(struct agent_link *l)
 {
 	while (l->out.len) {
-		size_t len = l->out.len;
-		bool with_fd = l->attach_fd >= 0 && l->attach_at == 0;
-
-		if (l->attach_fd >= 0 && !with_fd)
-			len = l->attach_at; /* the descriptor goes with the first byte of its frame
-					     */
-		ssize_t n = fd_send(l->fd, l->out.ptr, len, &l->attach_fd, with_fd ? 1 : 0);
+		ssize_t n = send_some(l);
 
 		if (n < 0 && errno == EAGAIN)
 			break;
@@ -70,11 +67,6 @@ static void link_flush(struct agent_link *l)
 			link_break(l);
 			return;
 		}
-		if (with_fd)
-			close_fd(&l->attach_fd);
-		else if (l->attach_fd >= 0)
-			l->attach_at -= (size_t)n;
-		buf_consume(&l->out, (size_t)n);
 	}
 	if (l->writing != (l->out.len > 0)) {
 		l->writing = l->out.len > 0;
@@ -84,8 +76,8 @@ static void link_flush(struct agent_link *l)
 		buf_done(&l->out);
 }
 
-static int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, struct str head,
-		     struct str tail)
+int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, struct str head,
+	      struct str tail)
 {
 	if (l->broken)
 		return -1;
@@ -105,135 +97,57 @@ static int link_send(struct agent_link *l, enum agent_msg type, uint64_t op, str
 	return 0;
 }
 
-static struct agent_file_op *file_find(struct agent_link *l, uint64_t op)
+int link_send_u32(struct agent_link *l, enum agent_msg type, uint64_t op, uint32_t value)
 {
-	list_each(&l->files, struct agent_file_op, node, f)
-		if (f->op == op)
-			return f;
-	return NULL;
+	char bytes[4];
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (char)(value >> 8 * i);
+	return link_send(l, type, op, (struct str){ bytes, sizeof(bytes) }, (struct str){ 0 });
 }
 
-static void file_free(struct agent_file_op *f)
+void link_send_fd(struct agent_link *l, enum agent_msg type, uint64_t op, struct str payload,
+		  int fd)
 {
-	list_remove(&f->node);
-	free(f);
-}
-
-static void file_fail(struct agent_file_op *f, const struct err *e)
-{
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	file_free(f);
-	ev->failed(arg, e);
-}
-
-static bool take_info(struct agent_link *l, uint64_t op, struct wire_reader *r)
-{
-	struct agent_file_op *f = file_find(l, op);
-	struct agent_file info;
-
-	if (!agent_frame_file(r, &info) || !wire_ok(r))
-		return false;
-	if (!f)
-		return true; /* canceled meanwhile */
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	if (f->kind != AGENT_FILE_READ && f->kind != AGENT_FILE_STAT && f->kind != AGENT_FILE_WRITE)
-		return false;
-	if (f->kind != AGENT_FILE_READ)
-		file_free(f);
-	ev->info(arg, &info);
-	return true;
-}
-
-static bool take_entries(struct agent_link *l, uint64_t op, struct wire_reader *r)
-{
-	struct agent_file_op *f = file_find(l, op);
-	struct agent_file *files = NULL;
-	size_t count = 0;
-	bool more = false;
-
-	if (!agent_frame_entries(r, &files, &count, &more))
-		return false;
-	bool ok = !f || f->kind == AGENT_FILE_LIST;
-
-	if (f && ok) {
-		const struct agent_file_events *ev = f->ev;
-		void *arg = f->arg;
-
-		file_free(f);
-		ev->entries(arg, files, count, more);
+	if (l->broken || l->attachment_count == ATTACHMENTS_MAX) {
+		close(fd);
+		if (!l->broken)
+			link_break(l);
+		return;
 	}
-	free(files);
-	return ok;
-}
-
-static bool take_data(struct agent_link *l, uint64_t op, struct str data)
-{
-	struct agent_file_op *f = file_find(l, op);
-
-	if (!f)
-		return true;
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	if (f->kind != AGENT_FILE_READ || data.len > AGENT_FILE_CHUNK)
-		return false;
-	if (data.len) {
-		ev->data(arg, data);
-	} else {
-		file_free(f);
-		ev->done(arg);
-	}
-	return true;
-}
-
-static bool take_credit(struct agent_link *l, uint64_t op, struct wire_reader *r)
-{
-	struct agent_file_op *f = file_find(l, op);
-	uint32_t bytes = wire_get_u32(r);
-
-	if (!wire_ok(r))
-		return false;
-	if (!f || f->kind != AGENT_FILE_WRITE)
-		return true;
-	if (bytes > AGENT_FILE_WINDOW - f->window)
-		return false;
-	f->window += bytes;
-	if (f->starved && f->window >= AGENT_FILE_CHUNK) {
-		f->starved = false;
-		f->ev->drained(f->arg);
-	}
-	return true;
-}
-
-static bool take_done(struct agent_link *l, uint64_t op)
-{
-	struct agent_file_op *f = file_find(l, op);
-
-	if (!f)
-		return true;
-	const struct agent_file_events *ev = f->ev;
-	void *arg = f->arg;
-
-	if (f->kind != AGENT_FILE_DELETE)
-		return false;
-	file_free(f);
-	ev->done(arg);
-	return true;
+	l->attachments[l->attachment_count++] = (struct attachment){ fd, l->out.len };
+	link_send(l, type, op, payload, (struct str){ 0 });
 }
 
 static bool take_error(struct agent_link *l, uint64_t op, struct wire_reader *r)
 {
-	struct agent_file_op *f = file_find(l, op);
 	struct err e = ERR_INIT;
 
 	if (!agent_frame_error(r, &e))
 		return false;
-	if (f)
-		file_fail(f, &e);
+	if (!files_take_error(l, op, &e))
+		terminals_take_error(l, op, &e);
+	return true;
+}
+
+static bool take_exec_output(struct agent_link *l, uint64_t op, struct wire_reader *r)
+{
+	int stream;
+	struct str bytes;
+
+	if (!agent_frame_output(r, &stream, &bytes))
+		return false;
+	l->events->exec_output(l->arg, op, stream, bytes);
+	return true;
+}
+
+static bool take_exec_display(struct agent_link *l, uint64_t op, struct wire_reader *r)
+{
+	struct agent_value value;
+
+	if (!agent_frame_display(r, &value))
+		return false;
+	l->events->exec_display(l->arg, op, &value);
 	return true;
 }
 
@@ -247,35 +161,23 @@ static bool take_exec_done(struct agent_link *l, uint64_t op, struct wire_reader
 	return true;
 }
 
-static bool take_state(struct agent_link *l, enum agent_msg type, struct wire_reader *r)
+static bool take_status(struct agent_link *l, struct wire_reader *r)
 {
-	uint8_t state = wire_get_u8(r);
+	struct agent_status status;
 
-	if (state > AGENT_KERNEL_BUSY)
+	if (!agent_frame_status(r, &status))
 		return false;
-	if (type == AGENT_KERNEL_STATE) {
-		uint8_t death = wire_get_u8(r);
-		uint32_t code = wire_get_u32(r);
+	l->events->status(l->arg, &status);
+	return true;
+}
 
-		if (!wire_ok(r) || death > AGENT_DEATH_KILLED)
-			return false;
-		l->events->kernel_state(l->arg, (enum agent_kernel_state)state,
-					(enum agent_death)death, code);
-		return true;
-	}
-	uint64_t ops[AGENT_DONE_MAX + 1];
-	uint8_t states[AGENT_DONE_MAX + 1];
-	uint32_t count = wire_get_u32(r);
+static bool take_kernel_state(struct agent_link *l, struct wire_reader *r)
+{
+	struct agent_kernel_change c;
 
-	if (count > AGENT_DONE_MAX + 1)
+	if (!agent_frame_kernel_state(r, &c))
 		return false;
-	for (uint32_t i = 0; i < count; i++) {
-		ops[i] = wire_get_u64(r);
-		states[i] = wire_get_u8(r);
-	}
-	if (!wire_ok(r))
-		return false;
-	l->events->status(l->arg, (enum agent_kernel_state)state, ops, states, count);
+	l->events->kernel_state(l->arg, c.kernel, c.state, c.death, c.code);
 	return true;
 }
 
@@ -285,20 +187,25 @@ static bool take_frame(struct agent_link *l, uint8_t type, uint64_t op, struct s
 
 	switch (type) {
 	case AGENT_STATUS:
+		return take_status(l, &r);
 	case AGENT_KERNEL_STATE:
-		return take_state(l, (enum agent_msg)type, &r);
+		return take_kernel_state(l, &r);
 	case AGENT_EXEC_DONE:
 		return take_exec_done(l, op, &r);
+	case AGENT_EXEC_OUTPUT:
+		return take_exec_output(l, op, &r);
+	case AGENT_EXEC_DISPLAY:
+		return take_exec_display(l, op, &r);
 	case AGENT_FILE_INFO:
-		return take_info(l, op, &r);
 	case AGENT_FILE_ENTRIES:
-		return take_entries(l, op, &r);
 	case AGENT_FILE_DATA:
-		return take_data(l, op, payload);
 	case AGENT_FILE_CREDIT:
-		return take_credit(l, op, &r);
 	case AGENT_DONE:
-		return take_done(l, op);
+		return files_take(l, (enum agent_msg)type, op, payload);
+	case AGENT_TERM_OUTPUT:
+	case AGENT_TERM_STATE:
+	case AGENT_TERM_CREDIT:
+		return terminals_take(l, (enum agent_msg)type, op, payload);
 	case AGENT_ERROR:
 		return take_error(l, op, &r);
 	default:
@@ -329,11 +236,10 @@ static bool take_frames(struct agent_link *l)
 
 static void link_destroy(struct agent_link *l)
 {
-	while (!list_empty(&l->files))
-		file_free(list_first(&l->files, struct agent_file_op, node));
 	loop_watch_free(l->watch);
 	close_fd(&l->fd);
-	close_fd(&l->attach_fd);
+	while (l->attachment_count)
+		drop_attachment(l);
 	buf_done(&l->in);
 	buf_done(&l->out);
 	free(l);
@@ -346,8 +252,8 @@ static void link_closed(struct agent_link *l, const char *why)
 	l->broken = true;
 	loop_watch_set(l->watch, 0);
 	err_set(&e, ERR_UNAVAILABLE, "the session ended (%s)", why);
-	while (!l->freed && !list_empty(&l->files))
-		file_fail(list_first(&l->files, struct agent_file_op, node), &e);
+	files_fail(l, &e, false);
+	terminals_fail(l, &e, false);
 	if (!l->freed)
 		l->events->closed(l->arg, &e);
 }
@@ -396,9 +302,9 @@ struct agent_link *agent_link_new(int fd, const struct agent_link_events *events
 	l->fd = fd;
 	l->events = events;
 	l->arg = arg;
-	l->attach_fd = -1;
 	l->next_op = 1;
 	list_init(&l->files);
+	list_init(&l->terminals);
 	buf_init(&l->in, AGENT_FRAME_MAX + AGENT_HEADER_SIZE + 65536);
 	buf_init(&l->out, 64u << 20);
 	l->watch = loop_watch_new(fd, link_event, l);
@@ -421,8 +327,8 @@ void agent_link_free(struct agent_link *l)
 		return;
 	l->freed = l->broken = true;
 	err_set(&e, ERR_CONFLICT, "the session was deleted meanwhile");
-	while (!list_empty(&l->files))
-		file_fail(list_first(&l->files, struct agent_file_op, node), &e);
+	files_fail(l, &e, true);
+	terminals_fail(l, &e, true);
 	if (!l->busy)
 		link_destroy(l);
 }
@@ -438,10 +344,13 @@ int agent_link_exec(struct agent_link *l, uint64_t op, const struct agent_exec_p
 	int rc;
 
 	buf_init(&b, 64);
+	wire_put_u32(&b, p->kernel);
+	wire_put_u8(&b, p->flags);
 	wire_put_u32(&b, p->timeout_ms);
 	wire_put_u32(&b, p->stdout_max);
 	wire_put_u32(&b, p->stderr_max);
 	wire_put_u32(&b, p->result_max);
+	wire_put_u32(&b, p->credit);
 	wire_put_u32(&b, (uint32_t)p->code.len);
 	rc = link_send(l, AGENT_EXEC, op, buf_str(&b), p->code);
 	buf_done(&b);
@@ -458,145 +367,23 @@ void agent_link_cancel(struct agent_link *l, uint64_t op)
 	link_send(l, AGENT_EXEC_CANCEL, op, STR("\1"), (struct str){ 0 });
 }
 
-void agent_link_attach(struct agent_link *l, int fd)
+void agent_link_exec_credit(struct agent_link *l, uint64_t op, uint32_t bytes)
 {
-	if (l->broken || l->attach_fd >= 0) {
-		close(fd);
-		return;
-	}
-	l->attach_fd = fd;
-	l->attach_at = l->out.len;
-	link_send(l, AGENT_KERNEL_ATTACH, 0, (struct str){ 0 }, (struct str){ 0 });
+	link_send_u32(l, AGENT_EXEC_CREDIT, op, bytes);
 }
 
-static struct agent_file_op *file_new(struct agent_link *l, enum agent_msg kind,
-				      const struct agent_file_events *ev, void *arg)
+void agent_link_kernel_end(struct agent_link *l, uint32_t kernel)
 {
-	struct agent_file_op *f = calloc(1, sizeof(*f));
-
-	if (!f)
-		return NULL;
-	f->op = l->next_op++;
-	f->kind = kind;
-	f->ev = ev;
-	f->arg = arg;
-	f->link = l;
-	f->window = AGENT_FILE_WINDOW;
-	list_add_tail(&l->files, &f->node);
-	return f;
+	link_send_u32(l, AGENT_KERNEL_END, 0, kernel);
 }
 
-struct agent_file_op *agent_file_guard(struct agent_link *l, const struct agent_file_events *ev,
-				       void *arg)
-{
-	return file_new(l, AGENT_HELLO, ev, arg);
-}
-
-static struct agent_file_op *file_start(struct agent_link *l, enum agent_msg kind, struct buf *head,
-					struct str path, const struct agent_file_events *ev,
-					void *arg)
-{
-	struct agent_file_op *f = file_new(l, kind, ev, arg);
-
-	if (f) {
-		wire_put_u32(head, (uint32_t)path.len);
-		/* A broken link fails the operation when its end arrives. */
-		link_send(l, kind, f->op, buf_str(head), path);
-	}
-	buf_done(head);
-	return f;
-}
-
-struct agent_file_op *agent_file_list(struct agent_link *l, struct str path, bool recursive,
-				      uint32_t max, const struct agent_file_events *ev, void *arg)
+void agent_link_attach(struct agent_link *l, uint32_t kernel, struct str label, int fd)
 {
 	struct buf b;
 
-	buf_init(&b, 64);
-	wire_put_u8(&b, recursive);
-	wire_put_u32(&b, max);
-	return file_start(l, AGENT_FILE_LIST, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_stat(struct agent_link *l, struct str path,
-				      const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_STAT, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_read(struct agent_link *l, struct str path,
-				      const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_READ, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_write(struct agent_link *l, struct str path, uint64_t size_max,
-				       const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	wire_put_u64(&b, size_max);
-	return file_start(l, AGENT_FILE_WRITE, &b, path, ev, arg);
-}
-
-struct agent_file_op *agent_file_delete(struct agent_link *l, struct str path,
-					const struct agent_file_events *ev, void *arg)
-{
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_DELETE, &b, path, ev, arg);
-}
-
-void agent_file_credit(struct agent_file_op *op, size_t bytes)
-{
-	struct buf b;
-
-	buf_init(&b, 8);
-	wire_put_u32(&b, (uint32_t)bytes);
-	link_send(op->link, AGENT_FILE_CREDIT, op->op, buf_str(&b), (struct str){ 0 });
+	buf_init(&b, 256);
+	wire_put_u32(&b, kernel);
+	wire_put_blob(&b, label);
+	link_send_fd(l, AGENT_KERNEL_ATTACH, 0, buf_str(&b), fd);
 	buf_done(&b);
-}
-
-size_t agent_file_put(struct agent_file_op *op, const char *data, size_t len)
-{
-	size_t sent = 0;
-
-	while (sent < len && op->window) {
-		size_t n = len - sent;
-
-		if (n > op->window)
-			n = op->window;
-		if (n > AGENT_FILE_CHUNK)
-			n = AGENT_FILE_CHUNK;
-		if (link_send(op->link, AGENT_FILE_DATA, op->op, (struct str){ data + sent, n },
-			      (struct str){ 0 }) < 0)
-			break;
-		op->window -= (uint32_t)n;
-		sent += n;
-	}
-	if (sent < len)
-		op->starved = true;
-	return sent;
-}
-
-void agent_file_end(struct agent_file_op *op)
-{
-	link_send(op->link, AGENT_FILE_END, op->op, (struct str){ 0 }, (struct str){ 0 });
-}
-
-void agent_file_cancel(struct agent_file_op *op)
-{
-	if (!op)
-		return;
-	if (op->kind != AGENT_HELLO) /* a guard: the agent knows nothing of it */
-		link_send(op->link, AGENT_FILE_ABORT, op->op, (struct str){ 0 }, (struct str){ 0 });
-	file_free(op);
 }

@@ -77,6 +77,8 @@ struct agent_link_events {
 	 * started. The consumer returns bytes with agent_link_exec_credit(). stream: 1, 2. */
 	void (*exec_output)(void *arg, uint64_t op, int stream, struct str bytes);
 	void (*exec_display)(void *arg, uint64_t op, const struct agent_value *value);
+	/** terminal_ended: one that nobody is attached to. */
+	void (*terminal_ended)(void *arg, uint64_t op);
 	/** closed: the agent is gone or broke the protocol; all file operations and terminals
 	 * have been failed. */
 	void (*closed)(void *arg, const struct err *e);
@@ -96,8 +98,8 @@ struct agent_exec_params {
 /** agent_link_new: takes fd (connected, non-blocking) and says hello. */
 struct agent_link *agent_link_new(int fd, const struct agent_link_events *events, void *arg,
 				  struct err *e);
-/** agent_link_free: fails the file operations that are open (their callbacks run now). Accepts
- * NULL. */
+/** agent_link_free: fails the file operations and terminals that are open (their callbacks run
+ * now). Accepts NULL. */
 void agent_link_free(struct agent_link *l);
 
 /** agent_link_busy: file operations are open. */
@@ -138,11 +140,12 @@ struct agent_terminal_params {
 	struct str label;
 };
 
-/** agent_terminal_open: takes fd, the socket of a launcher; attaches it as well. */
+/** agent_terminal_open: takes fd, the socket of a launcher; attaches it as well. NULL: no memory,
+ * or more than an agent may have; so attach. */
 struct agent_terminal *agent_terminal_open(struct agent_link *l, uint64_t op,
 					   const struct agent_terminal_params *p, int fd,
 					   const struct agent_terminal_events *ev, void *arg);
-/** agent_terminal_attach: one that is there. */
+/** agent_terminal_attach: one that is there, which nobody is attached to over this link. */
 struct agent_terminal *agent_terminal_attach(struct agent_link *l, uint64_t op,
 					     const struct agent_terminal_events *ev, void *arg);
 /** agent_terminal_input: returns how many bytes fit the window (less: wait for drained). */

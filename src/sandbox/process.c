@@ -385,11 +385,12 @@ static void process_create(struct backend *b, const struct sandbox_spec *spec, b
 	call_send(self(b), c);
 }
 
-static void process_start_kernel(struct backend *b, const char *sid, backend_kernel_fn done,
-				 void *arg)
+static void process_start_kernel(struct backend *b, const char *sid, const char *language,
+				 backend_kernel_fn done, void *arg)
 {
 	struct call *c = call_new(self(b), JAILER_START_KERNEL, sid, arg);
 
+	snprintf(c->rq.language, sizeof(c->rq.language), "%s", language);
 	c->kernel_done = done;
 	call_send(self(b), c);
 }

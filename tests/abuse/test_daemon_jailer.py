@@ -23,10 +23,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from daemon_target import MIB, e2e  # noqa: E402
 
 # src/base/jailer_proto.h
-VERSION = 2
+VERSION = 3
 CREATE, START_KERNEL, DESTROY, LIST, STATS, IMAGE, PING, MEMORY, NETWORK, REFUSED = range(1, 11)
 RESTARTED = 32
-REQUEST = struct.Struct("@HHI33s65sB5x3Q4IQ")
+REQUEST = struct.Struct("@HHI33s65s16sB5x3Q4IQ")
 HEAD = struct.Struct("@HHIii400s")
 SID = b"0123456789abcdef" * 2
 NO_IMAGE = b"0" * 64
@@ -41,9 +41,9 @@ LIMITS = {
 }
 
 
-def request(op, sid=SID, image=NO_IMAGE, version=VERSION, tag=1, network=0, **limits):
+def request(op, sid=SID, image=NO_IMAGE, version=VERSION, tag=1, language=b"", network=0, **limits):
     values = {**LIMITS, **limits}.values()
-    return REQUEST.pack(version, op, tag, sid, image, network, *values, 0)
+    return REQUEST.pack(version, op, tag, sid, image, language, network, *values, 0)
 
 
 class Jailer:

@@ -450,15 +450,14 @@ class Daemon:
         readable, _, _ = select.select([self.process.stdout], [], [], 60)
         line = self.process.stdout.readline() if readable else b""
         assert line, f"no ready line; stderr:\n{self.stderr()}"
-        ready = json.loads(line)
-        assert set(ready) == {"endpoint", "armEndpoint", "token", "armToken"}
-        self.endpoint = ready["endpoint"]
-        self.base = ready["armEndpoint"]
-        self.token = ready["token"]
-        self.arm_token = ready["armToken"]
+        self.ready = json.loads(line)
+        self.base = self.ready["armEndpoint"]
         url = urllib.parse.urlsplit(self.base)
         self.address = (url.hostname, url.port)
         self.pid = self.process.pid
+        self.endpoint = self.ready.get("endpoint")
+        self.token = self.ready.get("token")
+        self.arm_token = self.ready.get("armToken")
         self.arm = Client(self.address, self.arm_token, self.netns)
 
     def stderr(self):
@@ -590,6 +589,8 @@ def daemon():
     if not (BIN_DIR / "bivouacd").exists():
         pytest.skip(f"no bivouacd in {BIN_DIR}; build it or set BIVOUAC_BIN_DIR")
     d = Daemon()
+    tokens = {"token", "armToken", "identityEndpoint", "identityHeader"}
+    assert set(d.ready) == {"endpoint", "armEndpoint"} | tokens
     yield d
     d.stop()
     d.remove()

@@ -29,7 +29,7 @@ OTHERS = ["100.100.100.200", "168.63.129.16", "172.16.1.1", "192.168.7.7", "100.
 DNS = "169.254.1.1"
 
 CREATE, DESTROY, PING, NETWORK, RESTARTED, FLOWS = 1, 3, 7, 9, 32, 33
-REQUEST = struct.Struct("=HHI33s65sB5sQQQIIIIQ")
+REQUEST = struct.Struct("=HHI33s65s16sB5sQQQIIIIQ")
 REPLY = struct.Struct("=HHIii400s")
 ADDRESS_AT, REPLY_SIZE = 2568, 2960
 
@@ -206,7 +206,7 @@ class Jailer:
         self.bin, self.run, self.uids = (self.dir / name for name in ("bin", "run", "uids"))
         self.run.mkdir()
         self.bin.mkdir()
-        for name in ("bivouac-jailer", "bivouac-agent", "bivouac-zygote-python"):
+        for name in ("bivouac-jailer", "bivouac-agent", "bivouac-zygote-exec", "bivouac-zygote-python"):
             shutil.copy2(BIN_DIR / name, self.bin / name)
         if stand_in:
             (self.bin / "bivouac-gateway").write_text(textwrap.dedent(STAND_IN))
@@ -262,7 +262,7 @@ class Jailer:
         self.tag += 1
         limits = (1 << 28, 1 << 26, 1 << 26, 10000, 64, 0, 1024)
         packet = REQUEST.pack(
-            2, op, self.tag, sid.encode(), self.image.encode(), network, b"", *limits, 0
+            3, op, self.tag, sid.encode(), self.image.encode(), b"", network, b"", *limits, 0
         )
         self.socket.send(packet)
         while (reply := self.receive())[1] != self.tag:

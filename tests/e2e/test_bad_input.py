@@ -205,7 +205,7 @@ def test_unknown_pool(pool, base):
     [
         "/",
         "/nothing",
-        "/code/execute",
+        "/code/executed",
         "/subscriptions",
         GROUP_ID + "/sessionPools/default/nothing",
     ],

@@ -521,8 +521,11 @@ def test_context_file_and_order(fake, tmp_path):
 
 SCRIPT = """#!/bin/sh
 id=$(printf 'a%.0s' $(seq 64))
+[ -f "$1/recipe" ] && [ "$2" = --programs ] && [ -d "$3" ] || exit 9
+shift 3
 case $1 in
 --id) echo $id ;;
+--name) echo python ;;
 --out)
     [ -e "$2/fail" ] && { echo going wrong; exit 3; }
     echo "BIVOUAC-PROGRESS 10 unpacking" >&3
@@ -534,8 +537,9 @@ esac
 
 
 def test_image(tmp_path):
-    script = tmp_path / "data" / "runtimes" / "python" / "build-image.sh"
-    script.parent.mkdir(parents=True)
+    script = tmp_path / "data" / "runtimes" / "build-image.sh"
+    (script.parent / "python").mkdir(parents=True)
+    (script.parent / "python" / "recipe").write_text("name = python\n")
     script.write_text(SCRIPT)
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     env = clean_env(BIVOUAC_DATADIR=str(tmp_path / "data"))

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Packets to the jailer. One that is accepted has names that are hexadecimal digits and a NUL (they
- * become parts of paths) and limits in range; one that is refused says why.
+ * become parts of paths), a language that is a word, and limits in range; one that is refused says
+ * why.
  */
 #include "base/own.h"
 #include "jailer/jailer.h"
@@ -27,6 +28,12 @@ static void check_accepted(const struct jailer_request *rq)
 		check_name(rq->sid, sizeof(rq->sid));
 	if (rq->op == JAILER_CREATE || rq->op == JAILER_IMAGE)
 		check_name(rq->image, sizeof(rq->image));
+	if (rq->op == JAILER_START_KERNEL) {
+		size_t len = strnlen(rq->language, sizeof(rq->language));
+
+		assert(len < sizeof(rq->language));
+		assert(strspn(rq->language, "abcdefghijklmnopqrstuvwxyz0123456789-") == len);
+	}
 	assert(rq->op != JAILER_NETWORK || rq->network <= 1);
 	if (rq->op == JAILER_MEMORY && l->memory_bytes) /* 0: that of CREATE */
 		assert(l->memory_bytes >= 16u << 20 && l->memory_bytes <= 1ull << 40);

@@ -104,6 +104,11 @@ struct str http_path(const struct http_request *rq)
 	return rq->path;
 }
 
+const struct http_route *http_route(const struct http_request *rq)
+{
+	return rq->match.route;
+}
+
 struct str http_param(const struct http_request *rq, const char *name)
 {
 	for (size_t i = 0; i < rq->match.param_count; i++)

@@ -45,6 +45,94 @@ struct reply {
 static struct conn conn;
 static struct reply reply;
 
+/* With RAW_HTTP_TLS all of a client's connections speak TLS, and so the same tests do. */
+#ifdef RAW_HTTP_TLS
+
+#include <gnutls/gnutls.h>
+
+#define RAW_SCHEME "https"
+
+static gnutls_session_t raw_sessions[20000]; /* by descriptor */
+static gnutls_certificate_credentials_t raw_trust;
+static const char *raw_ca_file;
+
+static void raw_begin(int fd)
+{
+	gnutls_session_t *s = &raw_sessions[fd];
+
+	if (!raw_trust) {
+		CHECK(gnutls_certificate_allocate_credentials(&raw_trust) == 0);
+		CHECK(gnutls_certificate_set_x509_trust_file(raw_trust, raw_ca_file,
+							     GNUTLS_X509_FMT_PEM) == 1);
+	}
+	if (*s)
+		gnutls_deinit(*s); /* the descriptor's number has been used before */
+	CHECK(gnutls_init(s, GNUTLS_CLIENT | GNUTLS_NO_SIGNAL) == 0);
+	gnutls_set_default_priority(*s);
+	gnutls_credentials_set(*s, GNUTLS_CRD_CERTIFICATE, raw_trust);
+	gnutls_session_set_verify_cert(*s, "localhost", 0);
+	gnutls_transport_set_int(*s, fd);
+	int rc = gnutls_handshake(*s);
+
+	if (rc < 0)
+		fprintf(stderr, "handshake: %s\n", gnutls_strerror(rc));
+	CHECK(rc == 0);
+}
+
+static inline ssize_t raw_send(int fd, const void *data, size_t len)
+{
+	size_t sent = 0;
+
+	while (sent < len) {
+		ssize_t n = gnutls_record_send(raw_sessions[fd], (const char *)data + sent,
+					       len - sent);
+
+		if (n < 0)
+			return sent ? (ssize_t)sent : -1;
+		sent += (size_t)n;
+	}
+	return (ssize_t)sent;
+}
+
+static inline ssize_t raw_recv(int fd, void *data, size_t len)
+{
+	ssize_t n = gnutls_record_recv(raw_sessions[fd], data, len);
+
+	return n == GNUTLS_E_PREMATURE_TERMINATION ? 0 : n;
+}
+
+static inline void raw_half_close(int fd)
+{
+	gnutls_bye(raw_sessions[fd], GNUTLS_SHUT_WR);
+	shutdown(fd, SHUT_WR);
+}
+
+#else
+
+#define RAW_SCHEME "http"
+
+static inline void raw_begin(int fd)
+{
+	(void)fd;
+}
+
+static inline ssize_t raw_send(int fd, const void *data, size_t len)
+{
+	return send(fd, data, len, MSG_NOSIGNAL);
+}
+
+static inline ssize_t raw_recv(int fd, void *data, size_t len)
+{
+	return recv(fd, data, len, 0);
+}
+
+static inline void raw_half_close(int fd)
+{
+	shutdown(fd, SHUT_WR);
+}
+
+#endif
+
 static void dial(uint16_t port)
 {
 	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(port) };
@@ -57,12 +145,13 @@ static void dial(uint16_t port)
 	conn.len = 0;
 	setsockopt(conn.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	CHECK(connect(conn.fd, (struct sockaddr *)&sa, sizeof(sa)) == 0);
+	raw_begin(conn.fd);
 }
 
 static void put_n(const char *data, size_t len)
 {
 	while (len) {
-		ssize_t n = send(conn.fd, data, len, MSG_NOSIGNAL);
+		ssize_t n = raw_send(conn.fd, data, len);
 
 		CHECK(n > 0);
 		data += n;
@@ -79,7 +168,7 @@ static void put(const char *text)
 static bool fill(void)
 {
 	CHECK(conn.len < sizeof(conn.in));
-	ssize_t n = recv(conn.fd, conn.in + conn.len, sizeof(conn.in) - conn.len, 0);
+	ssize_t n = raw_recv(conn.fd, conn.in + conn.len, sizeof(conn.in) - conn.len);
 
 	CHECK(n >= 0);
 	conn.len += (size_t)n;
@@ -187,7 +276,7 @@ static inline bool said(const char *text)
 	return strcmp(reply.body, text) == 0;
 }
 
-static bool error_code(const char *code)
+static inline bool error_code(const char *code)
 {
 	char body[100];
 	char head[100];

@@ -286,6 +286,72 @@ static void test_utf8_cut(void **state)
 
 /* ---- buf ---- */
 
+static void test_utf8_unfinished(void **state)
+{
+	static const struct {
+		const char *text;
+		size_t want;
+	} cases[] = {
+		{ "", 0 },
+		{ "a", 0 },
+		{ "\xc3", 1 },
+		{ "\xc3\xa9", 0 },
+		{ "\xe2", 1 },
+		{ "\xe2\x82", 2 },
+		{ "\xe2\x82\xac", 0 },
+		{ "\xf0\x9f", 2 },
+		{ "\xf0\x9f\x98", 3 },
+		{ "\xf0\x9f\x98\x80", 0 },
+		{ "\x80", 0 },
+		{ "\x80\x80\x80", 0 },
+		{ "\xff", 0 },
+		{ "\xc0", 0 },
+		{ "\xc1", 0 },
+		{ "\xf5\x80", 0 },
+		{ "\xc3\xa9\xa9", 0 },
+		{ "\xe2x", 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_int_equal(utf8_unfinished(str_from(cases[i].text)), cases[i].want);
+}
+
+/* Cut at any place where no character is unfinished, the pieces clean as the whole does. */
+static void test_buf_add_utf8(void **state)
+{
+	static const unsigned char bytes[] = { 'a',  0x80, 0xbf, 0xc2, 0xc1, 0xe0,
+					       0xa0, 0xed, 0xf0, 0x90, 0xf4, 0xff };
+	struct buf whole, parts;
+	char text[6];
+
+	(void)state;
+	buf_init(&whole, 100);
+	buf_init(&parts, 100);
+	assert_true(buf_add_utf8(&whole, STR("a\xf0\x9f\x98\x80\xe2\x82z\xff")));
+	assert_string_equal(whole.ptr, "a\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbdz\xef\xbf\xbd");
+	for (uint32_t n = 0; n < 12 * 12 * 12 * 12 * 12; n++) {
+		size_t cut = n % 5 + 1;
+		uint32_t rest = n;
+
+		for (size_t i = 0; i < 5; i++, rest /= 12)
+			text[i] = (char)bytes[rest % 12];
+		cut -= utf8_unfinished((struct str){ text, cut });
+		buf_clear(&whole);
+		buf_clear(&parts);
+		buf_add_utf8(&whole, (struct str){ text, 5 });
+		buf_add_utf8(&parts, (struct str){ text, cut });
+		buf_add_utf8(&parts, (struct str){ text + cut, 5 - cut });
+		assert_true(utf8_valid(buf_str(&whole)));
+		assert_true(str_eq(buf_str(&whole), buf_str(&parts)));
+	}
+	buf_done(&whole);
+	buf_done(&parts);
+	buf_init(&whole, 2);
+	assert_false(buf_add_utf8(&whole, STR("\xff")));
+	buf_done(&whole);
+}
+
 static void test_buf_limits(void **state)
 {
 	struct buf b;
@@ -841,6 +907,8 @@ int main(void)
 		cmocka_unit_test(test_str_views),
 		cmocka_unit_test(test_utf8),
 		cmocka_unit_test(test_utf8_cut),
+		cmocka_unit_test(test_utf8_unfinished),
+		cmocka_unit_test(test_buf_add_utf8),
 		cmocka_unit_test(test_utf8_run),
 		cmocka_unit_test(test_buf_limits),
 		cmocka_unit_test(test_buf_take),

@@ -16,6 +16,11 @@
 #include <cmocka.h>
 
 #include "raw_http.h"
+#ifdef RAW_HTTP_TLS
+#include "tls_files.h"
+
+static struct http_tls *tls;
+#endif
 
 /*
  * The server runs in this process, under the loop; each test forks a client that speaks over raw
@@ -494,7 +499,7 @@ static void client_refusals(void)
 	put_n(body, sizeof(body));
 	CHECK(get_reply(true) == 401 && has("\r\nConnection: close\r\n") && at_end());
 	for (size_t sent = 0;; sent += sizeof(body)) {
-		if (send(conn.fd, body, sizeof(body), MSG_NOSIGNAL) <= 0)
+		if (raw_send(conn.fd, body, sizeof(body)) <= 0)
 			break;
 		CHECK(sent < 100000000);
 	}
@@ -521,9 +526,9 @@ static void client_framing(void)
 	/* headers beyond connection_memory: MHD's own answer */
 	dial(port);
 	put("GET /hello HTTP/1.1\r\nHost: h\r\nX: ");
-	for (int i = 0; i < 4000 && send(conn.fd, "0123456789", 10, MSG_NOSIGNAL) == 10; i++)
+	for (int i = 0; i < 4000 && raw_send(conn.fd, "0123456789", 10) == 10; i++)
 		continue;
-	while (recv(conn.fd, conn.in, sizeof(conn.in), 0) > 0)
+	while (raw_recv(conn.fd, conn.in, sizeof(conn.in)) > 0)
 		continue;
 	dial(port);
 	put_n("GET /d/a\0b/c HTTP/1.1\r\nHost: h\r\n\r\n", 34);
@@ -537,12 +542,12 @@ static void client_targets(void)
 	dial(port);
 	CHECK(ask("GET /d/a%2Fb//c/%20d/?q=x%2By+z&q=2 HTTP/1.1\r\nHost: example:81\r\n\r\n") ==
 	      200);
-	CHECK(said("a/b|c/ d|x+y+z|/d/a%2Fb//c/%20d/|http://example:81"));
-	snprintf(want, sizeof(want), "a|b|-|/d/a/b|http://127.0.0.1:%u", port);
+	CHECK(said("a/b|c/ d|x+y+z|/d/a%2Fb//c/%20d/|" RAW_SCHEME "://example:81"));
+	snprintf(want, sizeof(want), "a|b|-|/d/a/b|" RAW_SCHEME "://127.0.0.1:%u", port);
 	CHECK(ask("GET http://elsewhere/d/a/b HTTP/1.1\r\nHost: \"<x>\r\n\r\n") == 200 &&
 	      said(want));
 	CHECK(ask("GET /d/a b/100% HTTP/1.1\r\nHost: h\r\n\r\n") == 200);
-	CHECK(said("a b|100%|-|/d/a b/100%|http://h"));
+	CHECK(said("a b|100%|-|/d/a b/100%|" RAW_SCHEME "://h"));
 }
 
 static void client_head(void)
@@ -576,7 +581,7 @@ static void client_half_close(void)
 	for (size_t i = 0; i < ARRAY_LEN(requests); i++) {
 		dial(port);
 		put(requests[i]);
-		shutdown(conn.fd, SHUT_WR);
+		raw_half_close(conn.fd);
 		CHECK(get_reply(true) == 200 && (said("hello") || said("5 99162322")));
 		CHECK(at_end());
 	}
@@ -584,7 +589,7 @@ static void client_half_close(void)
 	dial(port);
 	CHECK(ask(requests[1]) == 200);
 	put(requests[1]);
-	shutdown(conn.fd, SHUT_WR);
+	raw_half_close(conn.fd);
 	CHECK(get_reply(true) == 200 && said("hello") && at_end());
 	expect_alone();
 }
@@ -675,7 +680,7 @@ static void client_ends_unseen(void)
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
 		const char *text = requests[i % ARRAY_LEN(requests)];
 
-		CHECK(send(fds[i], text, strlen(text), 0) == (ssize_t)strlen(text));
+		CHECK(!*text || raw_send(fds[i], text, strlen(text)) == (ssize_t)strlen(text));
 		close(fds[i]);
 	}
 	CHECK(get_reply(true) == 200); /* of the nap */
@@ -718,8 +723,8 @@ static void client_half_close_waits(void)
 			CHECK(get_reply(true) == 200); /* of the nap: the others come awake */
 		const char *text = requests[i % ARRAY_LEN(requests)];
 
-		CHECK(send(fds[i], text, strlen(text), 0) == (ssize_t)strlen(text));
-		shutdown(fds[i], SHUT_WR);
+		CHECK(!*text || raw_send(fds[i], text, strlen(text)) == (ssize_t)strlen(text));
+		raw_half_close(fds[i]);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
 		close(conn.fd);
@@ -849,7 +854,7 @@ static void client_downloads(void)
 	/* cut: no last chunk */
 	dial(port);
 	put("GET /download/1000/cut HTTP/1.1\r\nHost: h\r\n\r\n");
-	while (recv(conn.fd, conn.in, sizeof(conn.in), 0) > 0)
+	while (raw_recv(conn.fd, conn.in, sizeof(conn.in)) > 0)
 		CHECK(!memmem(conn.in, sizeof(conn.in), "0\r\n\r\n", 5));
 	expect_alone();
 }
@@ -873,6 +878,21 @@ static void client_leaves_hung(void)
 
 /* ---- frame ---- */
 
+/* ret_port: of the listener that clients use. */
+static struct http_server *serve(struct http_config *config, uint16_t *ret_port, struct err *e)
+{
+#ifdef RAW_HTTP_TLS
+	if (!tls)
+		tls = tls_files_make();
+	raw_ca_file = tls_ca_file;
+	config->tls = tls;
+	config->tls_socket_fd = tls_socket(ret_port);
+	return tls ? http_server_new(config, NULL, e) : NULL;
+#else
+	return http_server_new(config, ret_port, e);
+#endif
+}
+
 static int setup(void **state)
 {
 	struct http_config config = {
@@ -888,9 +908,9 @@ static int setup(void **state)
 	if (loop_init(&e) < 0 || loop_signal(SIGCHLD, child_done, &e) < 0)
 		return -1;
 	watchdog = loop_timer_new(too_slow, NULL);
-	server = http_server_new(&config, &port, &e);
+	server = serve(&config, &port, &e);
 	config.idle_timeout_s = 300;
-	patient = server ? http_server_new(&config, &patient_port, &e) : NULL;
+	patient = server ? serve(&config, &patient_port, &e) : NULL;
 	if (!patient || http_server_routes(server, routes, ARRAY_LEN(routes), NULL, &e) < 0 ||
 	    http_server_routes(patient, routes, ARRAY_LEN(routes), NULL, &e) < 0) {
 		fprintf(stderr, "%s\n", e.msg);
@@ -909,6 +929,10 @@ static void test_server_free(void **state)
 	assert_true(finished_count >= started);
 	loop_timer_free(watchdog);
 	loop_done();
+#ifdef RAW_HTTP_TLS
+	http_tls_free(tls);
+	tls_files_done();
+#endif
 }
 
 static void test_bad_address(void **state)

@@ -102,6 +102,42 @@ static void test_request_shape(void **state)
 	}
 }
 
+/* It becomes a word that is compared with those of the image's recipe; nothing else may pass. */
+static void test_language(void **state)
+{
+	static const struct {
+		char text[JAILER_LANGUAGE_SIZE + 1];
+		bool ok;
+	} rows[] = {
+		{ "", true },
+		{ "python", true },
+		{ "terminal", true },
+		{ "node-18", true },
+		{ "abcdefghijklmno", true },
+		{ "abcdefghijklmnop", false },
+		{ "Python", false },
+		{ "a b", false },
+		{ "../x", false },
+		{ "a\nb", false },
+		{ "@zygote", false },
+		{ "a_b", false },
+		{ "caf\xc3\xa9", false },
+		{ "a\0b", false },
+		{ "\0a", false },
+		{ "python\0\0\0\0\0\0\0\0\0x", false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct jailer_request rq = request(JAILER_START_KERNEL);
+
+		memcpy(rq.language, rows[i].text, sizeof(rq.language));
+		assert_int_equal(ok(&rq), rows[i].ok);
+		rq.op = JAILER_PING; /* does not look at it */
+		assert_true(ok(&rq));
+	}
+}
+
 /* Ids that are not 32 (64) lower-case hexadecimal digits and a NUL. */
 static void check_names(uint16_t op, char *name, struct jailer_request *rq, size_t digits,
 			bool used)
@@ -1075,6 +1111,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_request_shape),
+		cmocka_unit_test(test_language),
 		cmocka_unit_test(test_request_names),
 		cmocka_unit_test(test_dispatch),
 		cmocka_unit_test(test_list),

@@ -112,7 +112,7 @@ static void call_every_verb(void)
 	inside = true;
 	ops->load_image(backend, "image", done, backend);
 	ops->create(backend, &spec, done, backend);
-	ops->start_kernel(backend, SID, kernel_done, backend);
+	ops->start_kernel(backend, SID, "python", kernel_done, backend);
 	ops->destroy(backend, SID, done, backend);
 	ops->list(backend, list_done, backend);
 	ops->stats(backend, SID, stats_done, backend);

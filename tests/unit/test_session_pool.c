@@ -39,6 +39,13 @@ static const char *egress_off(void)
 	return egress_off_text;
 }
 
+static const char *const *types;
+
+static const char *container_type(size_t n)
+{
+	return types[n];
+}
+
 static void on_change(const char *key, bool deleted, void *arg)
 {
 	(void)arg;
@@ -79,14 +86,18 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(dir));
 	if (store_open(dir, &store, &e) < 0)
 		fail_msg("%s", e.msg);
-	struct arm_config config = { store,      "00000000-0000-0000-0000-000000000000",
-				     "local",    "My Place",
-				     unenforced, egress_off };
+	struct arm_config config = { store,         "00000000-0000-0000-0000-000000000000",
+				     "local",       "My Place",
+				     unenforced,    egress_off,
+				     container_type };
 
 	assert_int_equal(arm_new(&config, &arm, &e), 0);
 	server = fake_server_new();
 	if (arm_routes(arm, server, &e) < 0)
 		fail_msg("%s", e.msg);
+	static const char *const python[] = { "PythonLTS", NULL };
+
+	types = python;
 	changes[0] = '\0';
 	egress_off_text = NULL;
 	arm_on_change(arm, "microsoft.app/sessionpools", on_change, NULL);
@@ -369,10 +380,14 @@ static void test_refusals(void **state)
 	} rows[] = {
 		{ "\"containerType\":\"NodeLTS\"", "SessionTypeNotSupportedInRegion: Session type "
 						   "'NodeLTS' is not "
-						   "supported in this location. Supported here: "
-						   "[PythonLTS]." },
-		{ "\"containerType\":\"shell\"", "SessionTypeNotSupportedInRegion" },
-		{ "\"containerType\":\"CustomContainer\"", "SessionTypeNotSupportedInRegion" },
+						   "supported in this location: its image is "
+						   "not built. Build it with: bivouac image build "
+						   "--runtime node, and start bivouacd again. "
+						   "Supported here: [PythonLTS]." },
+		{ "\"containerType\":\"shell\"", "bivouac image build --runtime shell" },
+		{ "\"containerType\":\"CustomContainer\"",
+		  "SessionTypeNotSupportedInRegion: Session type 'CustomContainer' is not "
+		  "supported in this location. Supported here: [PythonLTS]." },
 		{ "\"containerType\":\"Cobol\"", "Valid types are: [PythonLTS, CustomContainer, "
 						 "NodeLTS, GpuBase, CsharpLTS, Shell]" },
 		{ "\"containerType\":7", "InvalidRequestContent: 'properties.containerType' must "
@@ -389,7 +404,6 @@ static void test_refusals(void **state)
 									    "EgressDisabled" },
 		{ "\"environmentId\":\"/x\"", "'environmentId'" },
 		{ "\"customContainerTemplate\":{}", "'customContainerTemplate'" },
-		{ "\"mcpServerSettings\":{\"isMCPServerEnabled\":true}", "isMcpServerEnabled" },
 		{ "\"managedIdentitySettings\":[{\"identity\":\"system\",\"lifecycle\":\"Main\"}]",
 		  "SessionPoolManagedIdentityCreationError" },
 		{ "\"dynamicPoolConfiguration\":{\"lifecycleConfiguration\":{\"lifecycleType\":"
@@ -438,6 +452,42 @@ static void test_refusals(void **state)
 
 		assert_call(len == 63 ? 200 : 400, "PUT", url, "{\"location\":\"local\"}");
 	}
+}
+
+static void test_container_types(void **state)
+{
+	static const char *const installed[] = { "PythonLTS", "NodeLTS", "PerlLTS", NULL };
+	static const char *const without_perl[] = { "PythonLTS", "NodeLTS", NULL };
+	const char *perl =
+		"{\"location\":\"local\",\"properties\":{\"containerType\":\"perlLTS\"}}";
+
+	(void)state;
+	assert_int_equal(put_with("\"containerType\":\"perllts\""), 400);
+	assert_has(body(), "'perllts' is not a valid type");
+	types = installed;
+	/* Respelled as its recipe has it. */
+	assert_int_equal(put_with("\"containerType\":\"perllts\""), 200);
+	assert_has(body(), "\"containerType\":\"PerlLTS\"");
+	assert_string_equal(load().container_type, "PerlLTS");
+	assert_call(200, "PUT", POOL NEW, perl);
+	assert_call(400, "PUT", POOL NEW,
+		    "{\"location\":\"local\",\"properties\":{\"containerType\":\"nodelts\"}}");
+	assert_has(body(), "Changing property 'properties.containerType' from 'PerlLTS'");
+	assert_call(400, "PUT", POOL NEW,
+		    "{\"location\":\"local\",\"properties\":{\"containerType\":\"Cobol\"}}");
+	assert_has(body(), "Valid types are: [PythonLTS, CustomContainer, NodeLTS, GpuBase, "
+			   "CsharpLTS, Shell, PerlLTS].");
+	/* Its image is gone: the pool can be changed, no other one made. */
+	types = without_perl;
+	assert_call(200, "PUT", POOL NEW, perl);
+	assert_call(200, "PATCH", POOL NEW,
+		    "{\"properties\":{\"scaleConfiguration\":{\"maxConcurrentSessions\":7}}}");
+	assert_has(body(), "\"containerType\":\"PerlLTS\"");
+	assert_call(400, "PUT", GROUP PROVIDER "/another" NEW, perl);
+	assert_has(body(), "'perlLTS' is not a valid type");
+	assert_call(200, "PUT", GROUP PROVIDER "/another" NEW,
+		    "{\"location\":\"local\",\"properties\":{\"containerType\":\"NODELTS\"}}");
+	assert_has(body(), "\"containerType\":\"NodeLTS\"");
 }
 
 static void test_update(void **state)
@@ -736,6 +786,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_open_files_of_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_unenforced, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_container_types, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_update, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_egress, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_api_version, setup, teardown),

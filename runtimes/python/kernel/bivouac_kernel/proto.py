@@ -17,6 +17,7 @@ OK, ERROR, INTERRUPTED = 0, 1, 2
     VALUE_TEXT,
     VALUE_IMAGE,
 ) = range(8)
+RUN_STREAM, RUN_ARGV = 1, 2
 
 FRAME_MAX = 16 * 1024 * 1024
 # What a value may take of a frame: the rest is for headers, the error name and the traceback.
@@ -28,7 +29,7 @@ _SOL_SOCKET, _SCM_RIGHTS = 1, 1
 
 _HEADER = struct.Struct("<IB")
 _U32 = struct.Struct("<I")
-_RUN_HEAD = struct.Struct("<II")
+_RUN_HEAD = struct.Struct("<IBI")
 _DONE_HEAD = struct.Struct("<IBBBI")
 _DISPLAY_HEAD = struct.Struct("<IBBI")
 _NO_ERROR = bytes(12)  # three empty blobs: error name, error text, traceback
@@ -55,19 +56,19 @@ def done_error(status, name, text, traceback):
     return _DONE_HEAD.pack(6 + len(blobs), DONE, status, VALUE_NONE, 0) + blobs
 
 
-def run(number, code):
+def run(number, code, flags=0):
     """What the agent sends; here for the warm-up cells."""
-    return _HEADER.pack(8 + len(code), RUN) + _RUN_HEAD.pack(number, len(code)) + code
+    return _HEADER.pack(9 + len(code), RUN) + _RUN_HEAD.pack(number, flags, len(code)) + code
 
 
 def parse_run(payload):
-    """Split a RUN payload into (cell number, code bytes)."""
-    if len(payload) < 8:
+    """Split a RUN payload into (cell number, flags, code bytes)."""
+    if len(payload) < 9:
         raise ProtocolError("short RUN")
-    number, size = _RUN_HEAD.unpack_from(payload)
-    if size != len(payload) - 8:
+    number, flags, size = _RUN_HEAD.unpack_from(payload)
+    if size != len(payload) - 9:
         raise ProtocolError("RUN: wrong blob length")
-    return number, payload[8:]
+    return number, flags, payload[9:]
 
 
 def parse_init(payload):

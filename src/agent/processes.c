@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/agent.h"
+
+#include "base/own.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STAT_MAX 512
+
+static int64_t uptime_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+bool processes_parse(const char *stat, struct agent_process *ret)
+{
+	/* SECURITY: a process chooses its name: brackets and spaces too, but never what comes after
+	 * the last bracket. */
+	const char *rest = strrchr(stat, ')');
+	unsigned long long started;
+	int pid, parent, session;
+	char state;
+
+	if (!rest || sscanf(stat, "%d (", &pid) != 1 ||
+	    sscanf(rest + 1,
+		   " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+		   &state, &parent, &session, &started) != 4)
+		return false;
+	if (pid <= 1 || parent < 0 || session < 0 || strchr("ZXx", state))
+		return false;
+	ret->pid = pid;
+	ret->parent = parent;
+	ret->session = session;
+	ret->age_ms = uptime_ms() - (int64_t)(started * 1000 / (unsigned long)sysconf(_SC_CLK_TCK));
+	return true;
+}
+
+static bool read_one(int proc_dfd, const char *name, struct agent_process *ret)
+{
+	char path[32];
+	char text[STAT_MAX];
+
+	if (!isdigit((unsigned char)name[0]) ||
+	    snprintf(path, sizeof(path), "%s/stat", name) >= (int)sizeof(path))
+		return false;
+	OWNED_FD int fd = openat(proc_dfd, path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	return processes_parse(text, ret);
+}
+
+size_t processes_read(struct agent_process *ret, size_t max)
+{
+	DIR *proc = opendir("/proc");
+	size_t count = 0;
+
+	if (!proc)
+		return 0;
+	for (struct dirent *d; count < max && (d = readdir(proc));)
+		if (read_one(dirfd(proc), d->d_name, &ret[count]))
+			count++;
+	closedir(proc);
+	return count;
+}
