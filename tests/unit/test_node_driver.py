@@ -46,7 +46,7 @@ ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/home/session",
     "LANG": "C.UTF-8",
-    "NODE_PATH": "/mnt/data/node_modules:/usr/share/nodejs:/usr/lib/nodejs",
+    "NODE_PATH": "/mnt/data/node_modules:/home/session/.local/lib/node_modules:/usr/share/nodejs:/usr/lib/nodejs",
 }
 
 # Lays the image read-only, with the tmpfs mounts a session has, and holds the mount namespace.
@@ -516,6 +516,7 @@ def test_traceback(kernel):
         "    at f (cell 1:2:16)\n"
         "    at cell 1:5:1\n"
     )
+    text = got.traceback
     got = kernel.run("async function g() { await 1; f({}) }\nawait g()")
     lines = got.traceback.splitlines()
     assert lines[1:3] == ["    at f (cell 1:2:16)", "    at g (cell 2:1:31)"] and lines[-1] == "    at async cell 2:2:1"
@@ -524,6 +525,9 @@ def test_traceback(kernel):
     got = kernel.run("fs.readFileSync('/none')")
     assert got.name == "Error" and got.text.startswith("ENOENT") and "code: 'ENOENT'" in got.traceback
     assert got.traceback.splitlines()[-1] == "}"
+    got = kernel.run("try { f({}) } catch (error) { console.log(error.stack) }")
+    assert got.out.splitlines()[:3] == [text.splitlines()[0], "    at f (cell-1:2:16)", "    at cell-5:1:7"]
+    assert "driver/" not in got.out and "/opt/bivouac" not in got.out
     got = kernel.run("new Promise((_, reject) => setTimeout(() => reject(new RangeError('r')), 5))")
     assert (got.name, got.text) == ("RangeError", "r")
 
