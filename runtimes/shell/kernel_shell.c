@@ -229,10 +229,9 @@ static int send_loop(const struct shell *s, int state_fd, bool options)
 int shell_start(struct shell *s, bool state, bool options)
 {
 	int pair[2];
-	int state_fd = s->has_exit ? s->exit_fd : s->has_base ? s->base_fd : -1;
+	/* What a bash leaves when it exits may refer to the state before. */
+	int state_fd = !state || !s->has_base ? -1 : s->has_exit ? s->exit_fd : s->base_fd;
 
-	if (!state)
-		state_fd = -1;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
 	s->pid = fork();
