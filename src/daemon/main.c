@@ -13,8 +13,11 @@
 #include "daemon/managed_identity.h"
 #include "daemon/options.h"
 #include "daemon/privileges.h"
+#include "daemon/tls.h"
 #include "http/http.h"
+#include "http/websocket.h"
 #include "identity/identity.h"
+#include "http/websocket.h"
 #include "image/image.h"
 #include "loop/loop.h"
 #include "pool/pool.h"
@@ -43,6 +46,9 @@
 	"/subscriptions/" SUBSCRIPTION                                                             \
 	"/resourcegroups/default/providers/microsoft.app/sessionpools/default"
 #define FILES_RESERVE_MAX 1024
+#define DEV_POOL_PATH                                                                              \
+	"/subscriptions/" SUBSCRIPTION "/resourceGroups/default/sessionPools/default"
+#define TOKEN_MAX         2048
 #define LOCK_TRIES        250
 #define LOCK_PAUSE_US     20000
 #define ARM_VERSION       "2025-07-01"
@@ -53,9 +59,15 @@ static struct daemon {
 	char binary_dir[PATH_MAX];
 	char sockets_dir[PATH_MAX + 4];
 	char base_url[128];
+	char tls_url[128];
+	char state_outside[PATH_MAX]; /* as its starter sees it */
 	char address[64];
+	char tls_address[64];
 	uint16_t port;
+	uint16_t tls_port;
 	int listen_fd;
+	int tls_fd;
+	struct daemon_tls *tls;
 	pid_t jailer_pid;
 	const char *egress_off; /* why pools cannot have egress; NULL: they can */
 	struct images *images;
@@ -77,17 +89,40 @@ static void fatal(const struct err *e)
 	exit(err_exit_status(e->code) ? err_exit_status(e->code) : 70);
 }
 
-static int parse_listen(const char *text, struct err *e)
+static int parse_address(const char *option, const char *text, char ret_address[static 64],
+			 uint16_t *ret_port, struct err *e)
 {
 	const char *colon = strrchr(text, ':');
 	uint64_t port;
 
-	if (!colon || colon == text || (size_t)(colon - text) >= sizeof(d.address) ||
+	if (!colon || colon == text || colon - text >= 64 ||
 	    !str_to_u64(str_from(colon + 1), 65535, &port))
-		return err_set(e, ERR_INVALID,
-			       "--listen must be ADDR:PORT, as 127.0.0.1:8900, not '%s'", text);
-	snprintf(d.address, sizeof(d.address), "%.*s", (int)(colon - text), text);
-	d.port = (uint16_t)port;
+		return err_set(e, ERR_INVALID, "--%s must be ADDR:PORT, as 127.0.0.1:8900, not '%s'",
+			       option, text);
+	snprintf(ret_address, 64, "%.*s", (int)(colon - text), text);
+	*ret_port = (uint16_t)port;
+	return 0;
+}
+
+static int parse_listen(const struct options *o, struct err *e)
+{
+	if (parse_address("listen", o->listen, d.address, &d.port, e) < 0)
+		return -1;
+	return o->tls_listen ? parse_address("tls-listen", o->tls_listen, d.tls_address,
+					     &d.tls_port, e)
+			     : 0;
+}
+
+/* Bound before the drop of rights, as the daemon gives away the right to make network sockets; it
+ * listens when it can serve. */
+static int bind_sockets(struct err *e)
+{
+	if (http_bind(d.address, d.port, &d.listen_fd, e) < 0)
+		return -1;
+	if (!d.options.tls_listen)
+		return 0;
+	if (http_bind(d.tls_address, d.tls_port, &d.tls_fd, e) < 0)
+		return err_wrap(e, "--tls-listen");
 	return 0;
 }
 
@@ -155,10 +190,9 @@ static int start_as_root(int *ret_jailer_fd, struct err *e)
 			o->images_dir);
 	if (images_open(d.binary_dir, images_dir, &d.images, e) < 0)
 		return -1;
-	/* Bound here, as the daemon gives away the right to make network sockets; it listens when
-	 * it can serve. */
-	if (http_bind(d.address, d.port, &d.listen_fd, e) < 0)
+	if (bind_sockets(e) < 0 || tls_prepare(o, d.binary_dir, &d.tls, e) < 0)
 		return -1;
+	snprintf(d.state_outside, sizeof(d.state_outside), "%s", state_dir);
 	snprintf(owner, sizeof(owner), "%u", user.uid);
 	const char *argv[9 + EGRESS_ARGS_MAX + 1] = {
 		"bivouac-jailer", "--run-dir", run_dir,     "--images", images_dir,
@@ -218,7 +252,12 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
 
-	http_header(rq, "Authorization", &header);
+	char bearer[TOKEN_MAX + sizeof("Bearer ")] = "Bearer ";
+
+	/* Browsers cannot give a WebSocket an Authorization header. */
+	if (!http_header(rq, "Authorization", &header) && websocket_wanted(rq) &&
+	    websocket_bearer(rq, bearer + strlen(bearer), TOKEN_MAX))
+		header = str_from(bearer);
 	if (identity_check(d.identity, header, plane, &found, e) < 0)
 		return -1;
 	struct identity_caller *caller = malloc(sizeof(*caller));
@@ -327,15 +366,25 @@ static json_t *dev_line(const char *endpoint, struct err *e)
 	return line;
 }
 
+static void add_tls_line(json_t *line)
+{
+	OWNED_MEM char *endpoint = str_printf("%s%s", d.tls_url, d.options.dev ? DEV_POOL_PATH : "");
+	OWNED_MEM char *ca_file = str_printf("%s/tls/ca.pem", d.state_outside);
+
+	json_object_set_new(line, "tlsEndpoint", endpoint ? json_string(endpoint) : NULL);
+	if (tls_own_ca(d.tls))
+		json_object_set_new(line, "caFile", ca_file ? json_string(ca_file) : NULL);
+}
+
 static void print_ready(void)
 {
 	struct err e = ERR_INIT;
-	OWNED_MEM char *endpoint = str_printf("%s/subscriptions/" SUBSCRIPTION
-					      "/resourceGroups/default/sessionPools/default",
-					      d.base_url);
+	OWNED_MEM char *endpoint = str_printf("%s%s", d.base_url, DEV_POOL_PATH);
 	json_t *line = d.options.dev ? dev_line(endpoint, &e)
 				     : json_pack("{s:s}", "armEndpoint", d.base_url);
 
+	if (line && *d.tls_url)
+		add_tls_line(line);
 	if (e.code != ERR_NONE)
 		fatal(&e);
 	OWNED_MEM char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
@@ -357,12 +406,25 @@ static int dev_routes(struct err *e)
 	return 0;
 }
 
+static void set_urls(void)
+{
+	const char *format = strchr(d.address, ':') ? "http://[%s]:%u" : "http://%s:%u";
+
+	snprintf(d.base_url, sizeof(d.base_url), format, d.address, d.port);
+	if (!d.options.tls_listen)
+		return;
+	format = strchr(d.tls_address, ':') ? "https://[%s]:%u" : "https://%s:%u";
+	snprintf(d.tls_url, sizeof(d.tls_url), format, d.tls_address, http_tls_port(d.server));
+}
+
 static int start_http(struct err *e)
 {
 	struct http_config config = {
 		.address = d.address,
 		.port = d.port,
 		.socket_fd = d.listen_fd,
+		.tls_socket_fd = d.tls_fd,
+		.tls = tls_pair(d.tls),
 		.connections_max = connections_max(),
 		.head_timeout_s = (unsigned)d.options.head_timeout_s,
 		.body_rate_min = (uint64_t)d.options.body_rate_min,
@@ -388,7 +450,7 @@ static int start_http(struct err *e)
 	    data_plane_routes(&plane, d.server, e) < 0 || arm_routes(d.arm, d.server, e) < 0 ||
 	    dev_routes(e) < 0)
 		return -1;
-	snprintf(d.base_url, sizeof(d.base_url), "http://%s:%u", d.address, d.port);
+	set_urls();
 	return 0;
 }
 
@@ -399,7 +461,7 @@ static void pools_ready(void *arg, const struct err *e)
 	(void)arg;
 	if (mine.code != ERR_NONE || start_http(&mine) < 0)
 		fatal(&mine);
-	log_info("serving on %s", d.base_url);
+	log_info("serving on %s%s%s", d.base_url, *d.tls_url ? " and " : "", d.tls_url);
 	print_ready();
 }
 
@@ -479,6 +541,12 @@ static void on_signal(int signum)
 		pools_drain(d.pools, drained, NULL);
 }
 
+static void on_reload(int signum)
+{
+	(void)signum;
+	tls_reload(d.tls);
+}
+
 static const char *egress_off(void)
 {
 	return d.egress_off;
@@ -519,7 +587,8 @@ static int start_services(int jailer_fd, struct err *e)
 
 	snprintf(d.sockets_dir, sizeof(d.sockets_dir), "%s/s", d.places.run_dir);
 	if (loop_init(e) < 0 || store_open(d.places.state_dir, &d.store, e) < 0 ||
-	    identity_open(d.places.state_dir, &d.identity, e) < 0)
+	    identity_open(d.places.state_dir, &d.identity, e) < 0 ||
+	    tls_open(d.tls, d.places.state_dir, d.tls_address, e) < 0)
 		return -1;
 	egress_log_open(d.places.state_dir, (uint64_t)o->egress_log_max);
 	arm.store = d.store;
@@ -540,9 +609,10 @@ static int start_services(int jailer_fd, struct err *e)
 	if (o->dev && make_dev_pool(e) < 0)
 		return -1;
 	arm_on_change(d.arm, "Microsoft.App/sessionPools", pool_changed, NULL);
-	if (loop_signal(SIGTERM, on_signal, e) < 0 || loop_signal(SIGINT, on_signal, e) < 0)
+	if (loop_signal(SIGTERM, on_signal, e) < 0 || loop_signal(SIGINT, on_signal, e) < 0 ||
+	    loop_signal(SIGHUP, on_reload, e) < 0)
 		return -1;
-	return 0;
+	return tls_watch(d.tls, e);
 }
 
 static void stop_services(void)
@@ -552,6 +622,7 @@ static void stop_services(void)
 	pools_free(d.pools);
 	arm_free(d.arm);
 	d.backend->ops->free(d.backend); /* the end of its socket ends the jailer */
+	tls_close(d.tls);
 	loop_done();
 	identity_close(d.identity);
 	store_close(d.store);
@@ -592,7 +663,7 @@ int main(int argc, char **argv)
 		puts("bivouacd " BIVOUAC_VERSION);
 		return 0;
 	}
-	if (egress_check(&d.options, &e) < 0) {
+	if (egress_check(&d.options, &e) < 0 || tls_check(&d.options, &e) < 0) {
 		fprintf(stderr, "bivouacd: %s\n", e.msg);
 		return 64;
 	}
@@ -602,7 +673,7 @@ int main(int argc, char **argv)
 	}
 	log_init("bivouacd", level);
 	signal(SIGPIPE, SIG_IGN);
-	if (parse_listen(d.options.listen, &e) < 0 || find_binary_dir(&e) < 0 ||
+	if (parse_listen(&d.options, &e) < 0 || find_binary_dir(&e) < 0 ||
 	    start_as_root(&jailer_fd, &e) < 0 || start_services(jailer_fd, &e) < 0)
 		fatal(&e);
 	loop_run();

@@ -16,6 +16,9 @@
 struct options {
 	bool dev;
 	const char *listen;
+	const char *tls_listen;
+	const char *tls_certificate;
+	const char *tls_key;
 	const char *state_dir;
 	const char *run_dir;
 	const char *images_dir;

@@ -96,6 +96,8 @@ int http_bind(const char *address, uint16_t port, int *ret_fd, struct err *e);
 /** http_server_new: binds and listens; *ret_port is the bound port. */
 struct http_server *http_server_new(const struct http_config *config, uint16_t *ret_port,
 				    struct err *e);
+/** http_tls_port: of the TLS listener; 0 without one. */
+uint16_t http_tls_port(const struct http_server *s);
 /** http_server_routes: adds a table (not copied, must outlive the server); ctx goes to its
  * handlers. */
 int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,
@@ -131,6 +133,12 @@ void *http_caller(const struct http_request *rq);
 /** http_alloc: zeroed memory freed with the request; NULL when out. */
 void *http_alloc(struct http_request *rq, size_t size);
 int http_defer(struct http_request *rq, void (*fn)(void *arg), void *arg);
+/**
+ * http_mind_leaving: of a request whose body is in. A client that closes its connection before the
+ * answer is there cannot be told from one that will send no more and reads on; without this both
+ * are answered. With it both have left, and the request ends within a second or two.
+ */
+void http_mind_leaving(struct http_request *rq);
 
 /* Streaming request bodies (STREAM only). */
 /**

@@ -104,8 +104,8 @@ struct peer {
 	struct tls_pair *pair;
 	bool shook_hands;
 	uint64_t handshake_bytes; /* that it took from the client */
-	int64_t since_ms; /* it waits for a request */
-	int64_t head_ms;  /* a request's head is coming in; 0: not */
+	int64_t since_ms;         /* it waits for a request */
+	int64_t head_ms;          /* a request's head is coming in; 0: not */
 	/* The stretch over which the body's rate is looked at. */
 	int64_t window_ms;
 	uint64_t window_received;
@@ -203,8 +203,9 @@ struct http_request {
 	struct early *early;
 	struct websocket *websocket; /* it is to be upgraded, or has been */
 	bool http10;
-	bool late;      /* refused for coming in too slowly: the rest is not waited for */
-	bool close_now; /* framing cannot be trusted: answer, read nothing more */
+	bool late;          /* refused for coming in too slowly: the rest is not waited for */
+	bool minds_leaving; /* the end of what the client sends ends it */
+	bool close_now;     /* framing cannot be trusted: answer, read nothing more */
 
 	/* life */
 	bool in_intake; /* inside one of the intake functions: they look after replies at their end
@@ -257,7 +258,8 @@ void doors_open(struct http_server *s);
 /** TLS 1.2 and 1.3, forward secrecy, authenticated encryption. */
 #define TLS_PRIORITIES                                                                             \
 	"NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-KX-ALL:+ECDHE-ECDSA:+ECDHE-RSA:-CIPHER-ALL:"  \
-	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:%SERVER_PRECEDENCE"
+	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP256R1:"   \
+	"+GROUP-SECP384R1:%SERVER_PRECEDENCE"
 /** tls_begin: session: MHD's for this connection; it gets our pair. -1: it cannot be served. */
 int tls_begin(struct peer *p, const struct http_tls *t, struct gnutls_session_int *session);
 void tls_end(struct peer *p);

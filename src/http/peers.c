@@ -90,6 +90,15 @@ static void wake_closed(struct pollfd *fds, nfds_t count)
 			shutdown(fds[i].fd, SHUT_RD);
 }
 
+/* Its request is waited for by nobody any more (http_mind_leaving). */
+static void check_leaving(const struct peer *p)
+{
+	struct pollfd fd = { .fd = p->fd, .events = POLLRDHUP };
+
+	if (poll(&fd, 1, 0) > 0 && fd.revents)
+		request_kill(p->rq);
+}
+
 /* ---- peers that take too long ---- */
 
 /* MHD does not say when a head begins, only when its first line is in; TCP knows when bytes came.
@@ -169,8 +178,8 @@ static void check_body(struct http_server *s, struct peer *p, int64_t now)
 }
 
 /*
- * An upgraded connection is its WebSocket's, but over TLS MHD keeps the end of file to itself, and a
- * paused one reads nothing. What is left to be sent at its end may stay there for a while only.
+ * An upgraded connection is its WebSocket's, but over TLS MHD keeps the end of file to itself, and
+ * a paused one reads nothing. What is left to be sent at its end may stay there for a while only.
  */
 static void check_upgraded(struct peer *p, int64_t now)
 {
@@ -184,9 +193,10 @@ static void check_upgraded(struct peer *p, int64_t now)
 	}
 	if (poll(&fd, 1, 0) <= 0)
 		return;
-	/* What MHD has read it has handed on by the second look. */
+	/* What MHD has read it has handed on by the second look. Behind a reset nothing comes. */
 	ioctl(p->fd, FIONREAD, &unread);
-	websocket_left(p->rq->websocket, p->gone && !unread);
+	websocket_left(p->rq->websocket,
+		       p->gone && (!unread || (fd.revents & (POLLERR | POLLHUP))));
 	p->gone = true;
 }
 
@@ -209,6 +219,8 @@ static void on_peer_timer(void *arg)
 			check_head(s, p, now);
 		else
 			check_body(s, p, now);
+		if (!p->cut && p->rq && p->rq->minds_leaving)
+			check_leaving(p);
 		if (p->cut || !peer_is_read(p))
 			continue;
 		fds[count++] = (struct pollfd){ .fd = p->fd, .events = POLLRDHUP };

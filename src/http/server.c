@@ -473,6 +473,11 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 	return s;
 }
 
+uint16_t http_tls_port(const struct http_server *s)
+{
+	return s->listeners[SECURE].port;
+}
+
 int http_server_routes(struct http_server *s, const struct http_route *routes, size_t count,
 		       void *ctx, struct err *e)
 {

@@ -286,23 +286,28 @@ static const char *stats(void)
 	return (const char *)got;
 }
 
-/* All but the one that asks have ended; the close code of the last. */
+/* Until all have ended but the one that asks, which stays. */
+static void expect_alone(void)
+{
+	for (int i = 0; i < 1000; i++) {
+		if (strstr(stats(), "talks 1 "))
+			return;
+		usleep(10000);
+		put_frame(CLOSE, "", 0);
+	}
+	CHECK(!"ended");
+}
+
+/* The close code of the last that ended. */
 static void expect_code(int code)
 {
 	char want[100];
 
 	snprintf(want, sizeof(want), "code %d ", code);
-	for (int i = 0; i < 500; i++) {
-		if (strstr(stats(), "talks 1 ")) {
-			if (!strstr((const char *)got, want))
-				fprintf(stderr, "%s, not %s\n", got, want);
-			CHECK(strstr((const char *)got, want));
-			return;
-		}
-		usleep(10000);
-		put_frame(CLOSE, "", 0);
-	}
-	CHECK(!"ended");
+	expect_alone();
+	if (!strstr((const char *)got, want))
+		fprintf(stderr, "%s, not %s\n", got, want);
+	CHECK(strstr((const char *)got, want));
 }
 
 /* ---- what clients do ---- */
@@ -348,6 +353,7 @@ static void client_handshake(void)
 	put("GET /talk HTTP/1.1\r\n" UPGRADE "Sec-WebSocket-Protocol: other, test.v1\r\n\r\n");
 	get_head();
 	CHECK(reply.status == 101 && has("\r\nSec-WebSocket-Protocol: test.v1\r\n"));
+	expect_code(1006);
 }
 
 static void client_wanted(void)
@@ -512,7 +518,11 @@ static void client_slow_reader(void)
 	say("flood");
 	usleep(300000);
 	while (sum < FLOOD) {
-		CHECK(get_frame() == BINARY && got[0] == 'f');
+		int first = get_frame();
+
+		if (first == PING) /* a slow machine */
+			continue;
+		CHECK(first == BINARY && got[0] == 'f');
 		sum += got_len;
 	}
 	CHECK(sum == FLOOD);
@@ -577,10 +587,7 @@ static void client_keeps_its_place(void)
 
 static void client_stays(void)
 {
-	open_at("/talk");
-	say("hello");
-	CHECK(hears(TEXT, "hello"));
-	put_n("", 0);
+	expect_alone();
 	if (fork() == 0) { /* holds the connection while the server ends */
 		CHECK(hears_close(1001));
 		sleep(30);
