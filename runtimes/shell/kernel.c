@@ -31,6 +31,11 @@
 
 #define EXIT_PROTOCOL 76 /* EX_PROTOCOL of sysexits.h */
 #define EXIT_SYSTEM   71 /* EX_OSERR */
+/** After an interrupt the command's end is awaited for so long (the first time well within the
+ * agent's AGENT_TIMEOUT_GRACE_MS), then what it did not reach gets it too, and again after twice as
+ * long. */
+#define INSIST_MS_FIRST 8
+#define INSIST_MS_LAST  512
 /** The exit code of a command whose shell could not be had, or could not be asked afterwards. */
 #define CODE_NO_SHELL 125
 
@@ -39,9 +44,10 @@ struct kernel {
 	struct buf in;
 	int epoll_fd;
 	int signal_fd;
-	bool asked;           /* a RUN has not been answered */
-	bool handed;          /* and its command has been given to bash */
-	bool interrupted;     /* SIGINT came */
+	bool asked;       /* a RUN has not been answered */
+	bool handed;      /* and its command has been given to bash */
+	bool interrupted; /* SIGINT came */
+	int insist_ms;
 	unsigned refusals;    /* of that command, by shells that could not even begin it */
 	struct run_frame run; /* that RUN, at the start of `in` */
 	unsigned starts;      /* of shells, since one was ready */
@@ -131,6 +137,7 @@ static void hand_over(struct kernel *k)
 		return;
 	}
 	k->interrupted = false;
+	k->insist_ms = INSIST_MS_FIRST;
 	if (shell_run(&k->shell, code, k->run.is_argv) == 0) {
 		k->handed = true;
 		return;
@@ -299,8 +306,14 @@ int main(int argc, char **argv)
 	send_ready();
 	for (;;) {
 		struct epoll_event events[4];
-		int n = epoll_wait(k.epoll_fd, events, ARRAY_LEN(events), -1);
+		bool insist = k.handed && k.interrupted && k.insist_ms <= INSIST_MS_LAST;
+		int n = epoll_wait(k.epoll_fd, events, ARRAY_LEN(events),
+				   insist ? k.insist_ms : -1);
 
+		if (n == 0) {
+			shell_interrupt_stragglers(&k.shell);
+			k.insist_ms *= 2;
+		}
 		for (int i = 0; i < n; i++) {
 			if (events[i].data.fd == KERNEL_FD)
 				on_socket(&k);

@@ -260,6 +260,7 @@ int shell_run(struct shell *s, struct str code, bool is_argv)
 		return -1;
 	ftruncate(s->exit_fd, 0);
 	s->has_exit = false;
+	s->interrupted_count = 0;
 	char tokens[] = "e\ns\nw\nr\nn\n";
 
 	if (is_argv)
