@@ -398,11 +398,15 @@ static void print_ready(void)
 /* With --dev only: on a machine that others use, tokens come from 'bivouac token'. */
 static int dev_routes(struct err *e)
 {
+	const char *tls = d.options.tls_listen ? d.tls_address : NULL;
+
 	if (!d.options.dev)
 		return 0;
-	if (managed_identity_allowed(d.address))
+	/* Both listeners have the same routes. */
+	if (managed_identity_allowed(d.address) && (!tls || managed_identity_allowed(tls)))
 		return managed_identity_routes(d.identity, DEV_OID, DEV_NAME, d.server, e);
-	log_info("no /msi/token: %s is not a loopback address", d.address);
+	log_info("no /msi/token: %s is not a loopback address",
+		 managed_identity_allowed(d.address) ? tls : d.address);
 	return 0;
 }
 
