@@ -15,6 +15,7 @@
 #include "daemon/privileges.h"
 #include "daemon/tls.h"
 #include "http/http.h"
+#include "http/websocket.h"
 #include "identity/identity.h"
 #include "http/websocket.h"
 #include "image/image.h"
@@ -47,6 +48,7 @@
 #define FILES_RESERVE_MAX 1024
 #define DEV_POOL_PATH                                                                              \
 	"/subscriptions/" SUBSCRIPTION "/resourceGroups/default/sessionPools/default"
+#define TOKEN_MAX         2048
 #define LOCK_TRIES        250
 #define LOCK_PAUSE_US     20000
 #define ARM_VERSION       "2025-07-01"
@@ -225,8 +227,6 @@ static size_t connections_max(void)
 	return files - reserve;
 }
 
-#define BEARER "Bearer "
-
 static void free_caller(void *arg)
 {
 	free(arg);
@@ -238,7 +238,6 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 {
 	struct identity_caller found;
 	struct str header = STR("");
-	char offered[sizeof(BEARER) + IDENTITY_TOKEN_MAX] = BEARER;
 
 	(void)ctx;
 	if (!route->permission)
@@ -253,11 +252,12 @@ static int authorize(struct http_request *rq, const struct http_route *route, vo
 					    ? IDENTITY_PLANE_ARM
 					    : IDENTITY_PLANE_DATA;
 
-	/* Browsers cannot set that header for a WebSocket. */
+	char bearer[TOKEN_MAX + sizeof("Bearer ")] = "Bearer ";
+
+	/* Browsers cannot give a WebSocket an Authorization header. */
 	if (!http_header(rq, "Authorization", &header) && websocket_wanted(rq) &&
-	    websocket_bearer(rq, offered + sizeof(BEARER) - 1,
-			     sizeof(offered) - sizeof(BEARER) + 1))
-		header = str_from(offered);
+	    websocket_bearer(rq, bearer + strlen(bearer), TOKEN_MAX))
+		header = str_from(bearer);
 	if (identity_check(d.identity, header, plane, &found, e) < 0)
 		return -1;
 	struct identity_caller *caller = malloc(sizeof(*caller));

@@ -258,7 +258,8 @@ void doors_open(struct http_server *s);
 /** TLS 1.2 and 1.3, forward secrecy, authenticated encryption. */
 #define TLS_PRIORITIES                                                                             \
 	"NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-KX-ALL:+ECDHE-ECDSA:+ECDHE-RSA:-CIPHER-ALL:"  \
-	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:%SERVER_PRECEDENCE"
+	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP256R1:"   \
+	"+GROUP-SECP384R1:%SERVER_PRECEDENCE"
 /** tls_begin: session: MHD's for this connection; it gets our pair. -1: it cannot be served. */
 int tls_begin(struct peer *p, const struct http_tls *t, struct gnutls_session_int *session);
 void tls_end(struct peer *p);

@@ -47,21 +47,24 @@ struct websocket {
 	struct loop_watch *watch;
 	struct loop_timer *timer;
 	wslay_event_context_ptr wslay;
-	struct buf early;   /* what came in one read with the request's head */
-	struct buf message; /* so much of it as has come */
-	struct buf held;    /* messages that one read brought after a pause */
-	uint8_t opcode;     /* of the frame that comes in */
-	size_t fed;         /* in this turn */
+	struct buf early;    /* what came in one read with the request's head */
+	struct buf message;  /* so much of it as has come */
+	struct buf held;     /* messages that one read brought after a pause */
+	uint8_t opcode;      /* of the frame that comes in */
+	size_t fed;          /* in this turn */
 	uint64_t frame_left; /* of the frame that goes out */
-	size_t controls;    /* frames that wait to go out */
+	size_t controls;     /* frames that wait to go out */
 	bool paused;
 	bool full;    /* a send did not fit */
 	bool starved; /* for buffers_max */
 	bool left;    /* over TLS, where MHD keeps the end of file to itself */
 	bool broken;
 	bool failing; /* our close says what the peer did wrong */
+	bool leaving; /* our close is queued when nothing else is: a close overtakes messages */
 	bool closing; /* our close is queued */
-	bool told;    /* closed() has been called */
+	int leave_code;
+	char leave_reason[REASON_MAX + 1];
+	bool told;      /* closed() has been called */
 	int64_t due_ms; /* the timer */
 	int64_t goodbye_ms;
 	int64_t left_ms;
@@ -109,7 +112,8 @@ bool websocket_wanted(struct http_request *rq)
 {
 	struct str version;
 
-	return wants_upgrade(rq) && http_header(rq, "Sec-WebSocket-Version", &version) && str_eq(version, STR("13"));
+	return wants_upgrade(rq) && http_header(rq, "Sec-WebSocket-Version", &version) &&
+	       str_eq(version, STR("13"));
 }
 
 static bool base64url_decode(struct str text, char *out, size_t size)
@@ -144,9 +148,9 @@ bool websocket_bearer(struct http_request *rq, char *buf, size_t size)
 		struct str prefix = STR(BEARER_PREFIX);
 
 		if (str_starts_nocase(one, prefix))
-			return base64url_decode((struct str){ one.ptr + prefix.len,
-							      one.len - prefix.len },
-						buf, size);
+			return base64url_decode(
+				(struct str){ one.ptr + prefix.len, one.len - prefix.len }, buf,
+				size);
 	}
 	return false;
 }
@@ -182,8 +186,9 @@ static int check_request(struct http_request *rq, char ret_accept[static 32], st
 	struct str key = STR("");
 
 	if (!wants_upgrade(rq))
-		return err_set(e, ERR_UPGRADE_REQUIRED,
-			       "this is a WebSocket: send GET with Upgrade: websocket, Connection: Upgrade");
+		return err_set(
+			e, ERR_UPGRADE_REQUIRED,
+			"this is a WebSocket: send GET with Upgrade: websocket, Connection: Upgrade");
 	http_header(rq, "Sec-WebSocket-Version", &version);
 	if (!str_eq(version, STR("13")))
 		return err_set(e, ERR_UPGRADE_REQUIRED,
@@ -260,6 +265,12 @@ static void queue_close(struct websocket *ws, int code, struct str reason)
 		ws->broken = true;
 }
 
+static void leave(struct websocket *ws)
+{
+	if (ws->leaving && !wslay_event_get_queued_msg_count(ws->wslay))
+		queue_close(ws, ws->leave_code, str_from(ws->leave_reason));
+}
+
 static void fail(struct websocket *ws, int code, const char *reason)
 {
 	queue_close(ws, code, str_from(reason));
@@ -327,7 +338,7 @@ bool websocket_send(struct websocket *ws, bool text, struct str data)
 	struct wslay_event_msg msg = { text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME,
 				       (const uint8_t *)data.ptr, data.len };
 
-	if (ws->closing || ws->broken || ws->stage > STAGE_OPEN)
+	if (ws->leaving || ws->closing || ws->broken || ws->stage > STAGE_OPEN)
 		return false;
 	/* What waits to leave counts with the other buffers. */
 	ws->starved = !buffers_set(ws->rq, BUFFER_STREAM, queued(ws) + QUEUED_EXTRA + data.len);
@@ -539,6 +550,7 @@ static void settle(struct websocket *ws)
 	if (ws->stage == STAGE_OPEN && wslay_event_want_write(ws->wslay) &&
 	    wslay_event_send(ws->wslay) < 0)
 		ws->broken = true;
+	leave(ws);
 	buffers_set(ws->rq, BUFFER_STREAM, queued(ws));
 	if (wslay_event_get_close_sent(ws->wslay))
 		after_close(ws);
@@ -546,7 +558,7 @@ static void settle(struct websocket *ws)
 		give_back(ws);
 		return;
 	}
-	if (ws->full && !ws->closing && queued(ws) <= ws->config.queue_max / 2) {
+	if (ws->full && !ws->leaving && !ws->closing && queued(ws) <= ws->config.queue_max / 2) {
 		ws->full = false;
 		ws->ev.drained(ws->arg);
 	}
@@ -762,7 +774,11 @@ void websocket_close(struct websocket *ws, int code, const char *reason)
 	struct str text = str_from(reason ? reason : "");
 
 	text.len = utf8_cut(text, REASON_MAX);
+	memcpy(ws->leave_reason, text.ptr, text.len);
+	ws->leave_reason[text.len] = '\0';
+	ws->leave_code = code;
+	ws->leaving = true;
 	ws->paused = false; /* for the peer's close */
-	queue_close(ws, code, text);
+	leave(ws);
 	arm(ws);
 }

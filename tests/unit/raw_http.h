@@ -276,7 +276,7 @@ static inline bool said(const char *text)
 	return strcmp(reply.body, text) == 0;
 }
 
-static bool error_code(const char *code)
+static inline bool error_code(const char *code)
 {
 	char body[100];
 	char head[100];

@@ -54,15 +54,20 @@ static inline struct http_tls *tls_files_make(void)
 	return t;
 }
 
+static inline void tls_forget(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", tls_dir, name);
+	unlink(path);
+}
+
 static inline void tls_files_done(void)
 {
 	static const char *const names[] = { "ca.pem", "ca-key.pem", "server.pem", "server-key.pem" };
-	char path[128];
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		snprintf(path, sizeof(path), "%s/%s", tls_dir, names[i]);
-		unlink(path);
-	}
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		tls_forget(names[i]);
 	rmdir(tls_dir);
 }
 
