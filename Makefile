@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BUILD ?= build
 ONESHOT ?= 0
 
-.PHONY: deps build image run test bench neighbour lint fuzz soak abuse abuse-long format clean help
+.PHONY: deps build image images run test bench neighbour lint fuzz soak abuse abuse-long format clean help
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -15,18 +15,24 @@ deps:
 ## make build   compile into build/
 build: deps
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
+	@ls runtimes/*/recipe | cmp -s - $(BUILD)/recipes || \
+		{ meson setup --reconfigure $(BUILD) >/dev/null && ls runtimes/*/recipe >$(BUILD)/recipes; }
 	@ninja -C $(BUILD)
 
 ## make image   build the Python image (cached by content)
 image: build
 	@$(BUILD)/bivouac image build
 
+## make images  build the images of all runtimes
+images: build
+	@$(BUILD)/bivouac image build --runtime all
+
 ## make run     from nothing to a served session pool; ONESHOT=1 stops after the example
 run: image
 	@ONESHOT=$(ONESHOT) BUILD=$(BUILD) scripts/run.sh
 
 ## make test    everything that must pass
-test: image
+test: images
 	@BUILD=$(BUILD) scripts/test.sh
 
 ## make bench   the numbers: a table, and build/bench.jsonl

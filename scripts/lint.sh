@@ -17,7 +17,7 @@ shellcheck "${shells[@]}" || status=1
 echo "== cppcheck"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
 	--suppressions-list=.cppcheck-suppressions -D_GNU_SOURCE --include=scripts/cppcheck-macros.h \
-	-Isrc -Iruntimes/python -j 2 "${c_files[@]}" || status=1
+	-Isrc -Iruntimes -Iruntimes/python -j 2 "${c_files[@]}" || status=1
 echo "== clang-tidy"
 printf '%s\n' "${c_files[@]}" | xargs -P 2 -n 8 clang-tidy -p "$build" --quiet 2>/dev/null | grep -E 'warning:|error:' && status=1
 [ $status = 0 ] && echo "lint: clean"

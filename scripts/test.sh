@@ -64,10 +64,11 @@ else
 	failed=$((failed + 1))
 fi
 
-step "kernel driver"
+step "kernel drivers"
 BIVOUAC_TEST_ROOTFS=$("$build/bivouac" image path)
-export BIVOUAC_TEST_ROOTFS
-run_pytest tests/unit
+BIVOUAC_TEST_ROOTFS_NODE=$("$build/bivouac" image path --runtime node)
+export BIVOUAC_TEST_ROOTFS BIVOUAC_TEST_ROOTFS_NODE
+BIVOUAC_BIN_DIR=$build run_pytest tests/unit
 
 step "cgroup layouts in a micro VM"
 BIVOUAC_BIN_DIR=$build run_pytest tests/vm

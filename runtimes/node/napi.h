@@ -25,6 +25,7 @@ typedef void (*napi_finalize)(napi_env env, void *data, void *hint);
 typedef void (*napi_threadsafe_function_call_js)(napi_env env, napi_value function, void *context,
 						 void *data);
 
+enum { NAPI_STRING = 4 };                               /* napi_valuetype */
 enum { NAPI_UINT32_ARRAY = 6, NAPI_FLOAT64_ARRAY = 8 }; /* napi_typedarray_type */
 enum { NAPI_NONBLOCKING = 0 };                          /* napi_threadsafe_function_call_mode */
 #define NAPI_AUTO_LENGTH SIZE_MAX
@@ -35,6 +36,7 @@ napi_status napi_create_function(napi_env env, const char *name, size_t length, 
 				 void *data, napi_value *ret_function);
 napi_status napi_set_named_property(napi_env env, napi_value object, const char *name,
 				    napi_value value);
+napi_status napi_typeof(napi_env env, napi_value value, int *ret_type);
 napi_status napi_get_undefined(napi_env env, napi_value *ret_value);
 napi_status napi_get_boolean(napi_env env, bool value, napi_value *ret_value);
 napi_status napi_create_int32(napi_env env, int32_t value, napi_value *ret_value);
@@ -42,6 +44,8 @@ napi_status napi_create_string_utf8(napi_env env, const char *text, size_t lengt
 				    napi_value *ret_value);
 napi_status napi_get_value_int32(napi_env env, napi_value value, int32_t *ret_value);
 napi_status napi_get_value_uint32(napi_env env, napi_value value, uint32_t *ret_value);
+napi_status napi_get_value_string_utf8(napi_env env, napi_value value, char *buffer, size_t size,
+				       size_t *ret_length);
 napi_status napi_get_typedarray_info(napi_env env, napi_value array, int *ret_type,
 				     size_t *ret_length, void **ret_data, napi_value *ret_buffer,
 				     size_t *ret_offset);

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * native.node: what the Node kernel driver cannot do in JavaScript. Interrupting running code,
- * keeping descriptors, writing to them without an event loop.
+ * native.node: what the Node kernel driver cannot do in JavaScript: evaluating as a console does,
+ * interrupting running code, keeping descriptors, writing to them without an event loop.
  *
  * Interrupts. JavaScript that never returns to the event loop can only be ended by V8
  * (TerminateExecution), and only from outside. The handler of SIGINT marks the running cell and
  * wakes a thread; the thread asks V8 to call on_interrupt() at the next safe point of the running
- * code, and the event loop to call on_wake(). If code runs, on_interrupt() terminates it; on_wake()
- * then tells the driver, which ends the cell. If nothing runs (the cell awaits something),
- * on_wake() comes first and takes the mark. A mark names the cell (its epoch), so that no
+ * code, and the event loop to call on_wake(). If code runs, on_interrupt() terminates it, and
+ * on_wake() comes when it has unwound; if none runs (the cell awaits something), on_wake() comes at
+ * once. It tells the driver, which ends the cell. A mark names the cell (its epoch), so that no
  * interrupt meant for one cell hits the next.
  *
- * Node's own means were measured and left: vm's breakOnSigint leaves SIGINT at its default action
- * between two cells and does not reach code after an await; a worker thread with an inspector
- * session costs 8.5 MiB and 50 ms per session.
+ * What was tried first. vm's breakOnSigint leaves SIGINT at its deadly default between two cells
+ * and does not reach code after an await. A worker thread with an inspector session costs 8.5 MiB
+ * and 50 ms per session. The inspector's own Runtime.evaluate aborts the process if what it has
+ * called is terminated at the wrong moment.
  */
 #include "napi.h"
 
@@ -24,25 +25,41 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-/* V8's own functions, unchanged from V8 4 (2015) on; a Node without them does not load this. */
-extern void *isolate_current(void) __asm__("_ZN2v87Isolate10GetCurrentEv");
+/* clang-format off: a symbol does not break */
+/*
+ * V8's own functions, which Node-API does not offer; a Node that does not have them does not load
+ * this. The first is what the inspector's Runtime.evaluate with replMode calls; of a v8::Local a
+ * napi_value is the pointer in it.
+ */
+extern napi_value v8_evaluate(void *isolate, napi_value source, int mode, bool repl) __asm__(
+	"_ZN2v85debug14EvaluateGlobalEPNS_7IsolateENS_5LocalINS_6StringEEENS0_18EvaluateGlobalModeEb");
+extern void *v8_current(void) __asm__("_ZN2v87Isolate10GetCurrentEv");
+extern void v8_terminate(void *isolate) __asm__("_ZN2v87Isolate18TerminateExecutionEv");
+extern bool v8_is_terminating(void *isolate) __asm__("_ZN2v87Isolate22IsExecutionTerminatingEv");
 extern void
-isolate_cancel_terminate(void *isolate) __asm__("_ZN2v87Isolate24CancelTerminateExecutionEv");
-extern void isolate_on_call_completed(void *isolate, void (*callback)(void *)) __asm__(
+v8_cancel_terminate(void *isolate) __asm__("_ZN2v87Isolate24CancelTerminateExecutionEv");
+extern void
+v8_request_interrupt(void *isolate, void (*callback)(void *, void *),
+		     void *data) __asm__("_ZN2v87Isolate16RequestInterruptEPFvPS0_PvES2_");
+extern void v8_on_call_completed(void *isolate, void (*callback)(void *)) __asm__(
 	"_ZN2v87Isolate24AddCallCompletedCallbackEPFvPS0_E");
-extern void isolate_on_microtasks_completed(
+extern void v8_on_microtasks_completed(
 	void *isolate, void (*callback)(void *, void *),
 	void *data) __asm__("_ZN2v87Isolate30AddMicrotasksCompletedCallbackEPFvPS0_PvES2_");
-extern void isolate_terminate(void *isolate) __asm__("_ZN2v87Isolate18TerminateExecutionEv");
-extern void
-isolate_request_interrupt(void *isolate, void (*callback)(void *, void *),
-			  void *data) __asm__("_ZN2v87Isolate16RequestInterruptEPFvPS0_PvES2_");
+/* The topmost script's, or NULL. */
+extern napi_value v8_current_script_name(void *isolate) __asm__(
+	"_ZN2v810StackTrace28CurrentScriptNameOrSourceURLEPNS_7IsolateE");
+/* clang-format on */
 
 enum { STDOUT_AND_STDERR = 2, HIGH_FD = 200, STACK_SIZE = 64 * 1024 };
+enum { AGAIN_MS = 20, LEFT_OVER_MS = 200, DELICATE_MS = 1, DELICATE_TIMES = 300, NAME_SIZE = 256 };
+#define LEFT_OVER UINT32_MAX /* epoch of code that runs between cells */
 
 struct kept_fd {
 	int copy; /* close-on-exec, far above the numbers user code sees; -1: none */
@@ -52,12 +69,17 @@ struct kept_fd {
 
 static struct {
 	void *isolate;
+	napi_env env;
+	char directory[NAME_SIZE]; /* of the driver's scripts, with a slash at the end */
+	size_t directory_len;
 	napi_threadsafe_function wake;
 	sem_t signalled;
 	_Atomic uint32_t epoch;  /* of the running cell; 0: none runs */
 	_Atomic uint32_t marked; /* epoch of the cell that is to be interrupted */
 	_Atomic bool stopping;   /* driver_stop() was called, on_wake() has not come yet */
-	bool terminated;         /* and on_call_completed() has not come yet */
+	_Atomic int delicate;    /* times in a row that the code at hand was not to be terminated */
+	bool held;               /* what runs is on_wake()'s function */
+	bool terminated;         /* V8 was asked to terminate, and has not been seen to do it */
 	uint32_t last_epoch;
 	uint32_t *hook_fields; /* Node's stack of async contexts, see forget_async_contexts() */
 	double *async_ids;
@@ -71,10 +93,8 @@ static void on_sigint(int sig)
 	uint32_t epoch = atomic_load(&driver.epoch);
 
 	(void)sig;
-	if (epoch) {
-		atomic_store(&driver.marked, epoch);
-		sem_post(&driver.signalled);
-	}
+	atomic_store(&driver.marked, epoch ? epoch : LEFT_OVER);
+	sem_post(&driver.signalled);
 	errno = saved;
 }
 
@@ -82,7 +102,7 @@ static bool is_marked(void)
 {
 	uint32_t epoch = atomic_load(&driver.epoch);
 
-	return epoch && atomic_load(&driver.marked) == epoch;
+	return atomic_load(&driver.marked) == (epoch ? epoch : LEFT_OVER);
 }
 
 /*
@@ -96,30 +116,36 @@ static void forget_async_contexts(void)
 	driver.async_ids[0] = driver.async_ids[1] = 0; /* execution and trigger id */
 }
 
-/*
- * On the main thread, when running JavaScript has returned to Node's C++, or V8's microtasks to
- * whoever ran them. What went through microtasks stays pending in V8, and without this would end
- * whatever runs next, for ever.
- */
-static void on_call_completed(void *isolate)
+/* On the main thread: the JavaScript that runs ends at its next loop or call. */
+static void terminate(void)
+{
+	driver.terminated = true;
+	v8_terminate(driver.isolate);
+}
+
+/* On the main thread: takes back a termination that was asked for and has not happened. */
+static void unterminate(void)
 {
 	if (driver.terminated) {
 		driver.terminated = false;
-		isolate_cancel_terminate(isolate);
+		v8_cancel_terminate(driver.isolate);
 	}
 }
 
-static void on_microtasks_completed(void *isolate, void *data)
+/*
+ * Node's own scripts and the driver's keep state that half an update would break for good, such as
+ * the list of timers. They are short, but for the few that a program can keep busy.
+ */
+static bool is_delicate(void)
 {
-	(void)data;
-	on_call_completed(isolate);
-}
+	napi_value script = v8_current_script_name(driver.isolate);
+	char name[NAME_SIZE];
+	size_t len = 0;
 
-static void terminate(void)
-{
-	forget_async_contexts();
-	driver.terminated = true;
-	isolate_terminate(driver.isolate);
+	if (!script || napi_get_value_string_utf8(driver.env, script, name, sizeof(name), &len))
+		return false;
+	return strncmp(name, "node:", 5) == 0 ||
+	       strncmp(name, driver.directory, driver.directory_len) == 0;
 }
 
 /* On the main thread, from within running JavaScript. */
@@ -127,20 +153,87 @@ static void on_interrupt(void *isolate, void *data)
 {
 	(void)isolate;
 	(void)data;
-	if (is_marked())
-		terminate();
+	if (!is_marked() || driver.held)
+		return;
+	if (driver.delicate < DELICATE_TIMES && is_delicate()) {
+		driver.delicate++;
+		return;
+	}
+	driver.delicate = 0;
+	terminate();
 }
 
+/* On the main thread, when all JavaScript has returned to Node's event loop. */
+static void on_call_completed(void *isolate)
+{
+	(void)isolate;
+	if (driver.terminated)
+		forget_async_contexts();
+	unterminate();
+}
+
+/*
+ * On the main thread, when V8's microtasks have returned to whoever ran them. Terminated ones leave
+ * the termination pending, and nothing would run any more.
+ */
+static void on_microtasks_completed(void *isolate, void *data)
+{
+	(void)data;
+	if (v8_is_terminating(isolate))
+		on_call_completed(isolate);
+}
+
+static void call_wake(void)
+{
+	(void)napi_call_threadsafe_function(driver.wake, NULL, NAPI_NONBLOCKING);
+}
+
+/* Waits for a signal; false when the time is up. */
+static bool wait_signal(int time_ms)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += time_ms * 1000000L;
+	if (until.tv_nsec >= 1000000000L) {
+		until.tv_nsec -= 1000000000L;
+		until.tv_sec++;
+	}
+	while (sem_timedwait(&driver.signalled, &until) < 0)
+		if (errno != EINTR)
+			return false;
+	return true;
+}
+
+/*
+ * Between cells SIGINT means nothing, but what an earlier cell left behind may keep the next from
+ * beginning. It is to be ended if the event loop does not come round for a while: true.
+ */
+static bool is_stuck(void)
+{
+	while (atomic_load(&driver.marked) == LEFT_OVER && is_marked()) {
+		call_wake();
+		if (!wait_signal(LEFT_OVER_MS))
+			break;
+	}
+	return is_marked();
+}
+
+/*
+ * What is terminated may not be all there is to end: what Node runs next may be as busy. So it is
+ * asked again until the cell has ended, but not at once: each time costs a callback.
+ */
 static void *watch(void *unused)
 {
 	(void)unused;
 	for (;;) {
 		if (sem_wait(&driver.signalled) < 0)
-			continue; /* EINTR */
-		if (!is_marked())
 			continue;
-		isolate_request_interrupt(driver.isolate, on_interrupt, NULL);
-		(void)napi_call_threadsafe_function(driver.wake, NULL, NAPI_NONBLOCKING);
+		while (is_stuck()) {
+			v8_request_interrupt(driver.isolate, on_interrupt, NULL);
+			call_wake();
+			(void)wait_signal(driver.delicate ? DELICATE_MS : AGAIN_MS);
+		}
 	}
 	return NULL;
 }
@@ -148,22 +241,22 @@ static void *watch(void *unused)
 /* On the main thread, from the event loop: no JavaScript is running. */
 static void on_wake(napi_env env, napi_value function, void *context, void *data)
 {
-	uint32_t epoch = atomic_load(&driver.epoch);
+	uint32_t left_over = LEFT_OVER;
 	napi_value self = NULL;
 	napi_value interrupted = NULL;
 
 	(void)context;
 	(void)data;
-	if (!env)
-		return; /* Node is shutting down */
-	bool marked = epoch && atomic_compare_exchange_strong(&driver.marked, &epoch, 0);
+	(void)atomic_compare_exchange_strong(&driver.marked, &left_over, 0);
 	bool stopped = atomic_exchange(&driver.stopping, false);
 
-	if (!marked && !stopped)
+	if (!env || !(is_marked() || stopped))
+		return; /* no env: Node is shutting down */
+	if (napi_get_undefined(env, &self) || napi_get_boolean(env, is_marked(), &interrupted))
 		return;
-	if (napi_get_undefined(env, &self) || napi_get_boolean(env, marked, &interrupted))
-		return;
+	driver.held = true;
 	(void)napi_call_function(env, self, function, 1, &interrupted, NULL);
+	driver.held = false;
 }
 
 /* SIGINT is never left at its default action, which would end the session. */
@@ -249,16 +342,22 @@ static bool async_fields(napi_env env, napi_value fields, napi_value ids, napi_v
 	return true;
 }
 
-/* start(onWake, asyncHookFields, asyncIdFields, indexOfStackLength): once, before any cell. */
+/*
+ * start(onWake, directory, asyncHookFields, asyncIdFields, indexOfStackLength): once, before any
+ * cell. The directory is that of the driver's scripts.
+ */
 static napi_value driver_start(napi_env env, napi_callback_info info)
 {
-	napi_value argv[4] = { NULL };
+	napi_value argv[5] = { NULL };
 	napi_value name = NULL;
 
-	if (!arguments(env, info, argv, 4))
+	if (!arguments(env, info, argv, 5))
 		return NULL;
-	driver.isolate = isolate_current();
-	if (!async_fields(env, argv[1], argv[2], argv[3]) ||
+	driver.isolate = v8_current();
+	driver.env = env;
+	if (napi_get_value_string_utf8(env, argv[1], driver.directory, NAME_SIZE,
+				       &driver.directory_len) ||
+	    !async_fields(env, argv[2], argv[3], argv[4]) ||
 	    napi_create_string_utf8(env, "interrupt", NAPI_AUTO_LENGTH, &name) ||
 	    napi_create_threadsafe_function(env, argv[0], NULL, name, 0, 1, NULL, NULL, NULL,
 					    on_wake, &driver.wake) ||
@@ -266,8 +365,8 @@ static napi_value driver_start(napi_env env, napi_callback_info info)
 		(void)napi_throw_error(env, NULL, "the interrupt thread does not start");
 		return NULL;
 	}
-	isolate_on_call_completed(driver.isolate, on_call_completed);
-	isolate_on_microtasks_completed(driver.isolate, on_microtasks_completed, NULL);
+	v8_on_call_completed(driver.isolate, on_call_completed);
+	v8_on_microtasks_completed(driver.isolate, on_microtasks_completed, NULL);
 	keep_output();
 	take_sigint();
 	return NULL;
@@ -278,8 +377,9 @@ static napi_value driver_arm(napi_env env, napi_callback_info info)
 {
 	(void)env;
 	(void)info;
-	if (++driver.last_epoch == 0)
+	if (++driver.last_epoch == LEFT_OVER)
 		driver.last_epoch = 1;
+	atomic_store(&driver.marked, 0); /* if it was meant for what is over */
 	atomic_store(&driver.epoch, driver.last_epoch);
 	return NULL;
 }
@@ -290,7 +390,29 @@ static napi_value driver_disarm(napi_env env, napi_callback_info info)
 	(void)env;
 	(void)info;
 	atomic_store(&driver.epoch, 0);
+	atomic_store(&driver.marked, 0);
+	driver.delicate = 0;
+	unterminate();
 	return NULL;
+}
+
+/*
+ * evaluate(source): runs it in the global scope as the console of Chrome's developer tools does:
+ * names may be declared again, await works. Returns a promise of an object whose property
+ * ".repl_result" is the value, or throws what V8 throws for a source that it cannot parse.
+ */
+static napi_value driver_evaluate(napi_env env, napi_callback_info info)
+{
+	napi_value source = NULL;
+	int type = 0;
+
+	if (!arguments(env, info, &source, 1))
+		return NULL;
+	if (napi_typeof(env, source, &type) || type != NAPI_STRING) {
+		(void)napi_throw_error(env, NULL, "wrong arguments");
+		return NULL;
+	}
+	return v8_evaluate(driver.isolate, source, 0, true);
 }
 
 /* stop(): terminates the JavaScript that calls it, and has onWake(false) called afterwards. */
@@ -299,7 +421,7 @@ static napi_value driver_stop(napi_env env, napi_callback_info info)
 	(void)env;
 	(void)info;
 	atomic_store(&driver.stopping, true);
-	(void)napi_call_threadsafe_function(driver.wake, NULL, NAPI_NONBLOCKING);
+	call_wake();
 	terminate();
 	return NULL;
 }
@@ -435,11 +557,11 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		const char *name;
 		napi_callback function;
 	} table[] = {
-		{ "start", driver_start },     { "arm", driver_arm },
-		{ "disarm", driver_disarm },   { "stop", driver_stop },
-		{ "restore", driver_restore }, { "moveAway", driver_move_away },
-		{ "write", driver_write },     { "send", driver_send },
-		{ "exit", driver_exit },
+		{ "start", driver_start },        { "arm", driver_arm },
+		{ "disarm", driver_disarm },      { "evaluate", driver_evaluate },
+		{ "stop", driver_stop },          { "restore", driver_restore },
+		{ "moveAway", driver_move_away }, { "write", driver_write },
+		{ "send", driver_send },          { "exit", driver_exit },
 	};
 
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

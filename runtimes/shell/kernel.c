@@ -38,9 +38,10 @@ struct kernel {
 	struct buf in;
 	int epoll_fd;
 	int signal_fd;
-	bool asked;       /* a RUN has not been answered */
-	bool handed;      /* and its command has been given to bash */
-	bool interrupted; /* and SIGINT came */
+	bool asked;        /* a RUN has not been answered */
+	bool handed;       /* and its command has been given to bash */
+	bool interrupted;  /* SIGINT came */
+	unsigned refusals; /* of that command, by shells that could not even begin it */
 	bool is_argv;
 	size_t frame_len; /* of that RUN, at the start of `in` */
 	size_t code_at, code_len;
@@ -83,6 +84,7 @@ static void answer(struct kernel *k, int code)
 	send_frame(KERNEL_DONE, buf_str(&b));
 	buf_done(&b);
 	k->asked = k->handed = false;
+	k->refusals = 0;
 	buf_consume(&k->in, k->frame_len);
 	k->frame_len = 0;
 	if (!k->in.len && k->in.cap > 256 * 1024)
@@ -100,6 +102,7 @@ static int watch(struct kernel *k, int fd, uint32_t events)
 static void start(struct kernel *k, bool state)
 {
 	k->starts++;
+	/* After an interrupt nobody expects a shell with other options. */
 	if (shell_start(&k->shell, state, k->interrupted) < 0 ||
 	    watch(k, k->shell.ctl_fd, EPOLLIN | EPOLLOUT | EPOLLET) < 0)
 		shell_kill(&k->shell);
@@ -128,6 +131,7 @@ static void hand_over(struct kernel *k)
 		answer(k, 2);
 		return;
 	}
+	k->interrupted = false;
 	if (shell_run(&k->shell, code, k->is_argv) == 0) {
 		k->handed = true;
 		return;
@@ -149,7 +153,6 @@ static void replace(struct kernel *k, bool state, int code)
 		say("bash: ends as soon as it starts: the session has no processes or memory left\n");
 		answer(k, CODE_NO_SHELL);
 	}
-	k->interrupted = false;
 }
 
 static void on_event(struct kernel *k, enum shell_event event)
@@ -157,9 +160,11 @@ static void on_event(struct kernel *k, enum shell_event event)
 	switch (event) {
 	case SHELL_NOTHING:
 		break;
+	case SHELL_STRAYED:
+		say("bash: break or continue outside of a loop: the rest of the command was not run\n");
+		/* fallthrough */
 	case SHELL_FINISHED:
 		answer(k, k->shell.exit_code);
-		k->interrupted = false;
 		break;
 	case SHELL_READY:
 		k->starts = 0;
@@ -168,12 +173,21 @@ static void on_event(struct kernel *k, enum shell_event event)
 	case SHELL_ENDED:
 		replace(k, true, k->shell.exit_code);
 		break;
+	case SHELL_REFUSED:
+		k->handed = false;
+		if (k->refusals++ == 0)
+			say("bash: could run no more commands (restricted? no descriptors left?) "
+			    "and was replaced\n");
+		if (k->refusals > 2)
+			answer(k, CODE_NO_SHELL);
+		replace(k, k->refusals < 2, 0);
+		break;
 	case SHELL_BROKEN:
 		if (k->handed)
-			say("bash: takes no commands any more after this one (set -n? a function "
-			    "named builtin? no descriptors left?) and was replaced: the directory is "
-			    "kept, variables and functions are not\n");
-		replace(k, false, CODE_NO_SHELL);
+			say("bash: takes no more commands after this one (set -n? a function named "
+			    "builtin?) and was replaced; variables and functions are those before "
+			    "it\n");
+		replace(k, true, CODE_NO_SHELL);
 		break;
 	}
 }
@@ -192,13 +206,11 @@ static void on_signal(struct kernel *k)
 	struct signalfd_siginfo info;
 
 	while (read(k->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
-		if (info.ssi_signo == SIGINT && k->asked) {
+		if (info.ssi_signo == SIGINT) {
 			/* bash has it too: it is of the same process group. */
 			k->interrupted = true;
-			if (!k->handed) {
+			if (k->asked && !k->handed)
 				answer(k, CODE_NO_SHELL);
-				k->interrupted = false;
-			}
 		} else if (info.ssi_signo == SIGCHLD) {
 			look_at_shell(k);
 			on_event(k, shell_reap(&k->shell));
@@ -255,7 +267,9 @@ static void on_socket(struct kernel *k)
 		/* A last chance for what commands trap. */
 		if (k->shell.pid > 0)
 			kill(k->shell.pid, SIGHUP);
-		exit(n == 0 && !k->in.len ? 0 : EXIT_PROTOCOL);
+		/* Reset: it went without having read our last answer. */
+		exit((n == 0 || errno == ECONNRESET) && k->in.len == k->frame_len ? 0
+										  : EXIT_PROTOCOL);
 	}
 	k->in.len += (size_t)n;
 }

@@ -8,12 +8,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 /* As bash words it. */
 static int complain(const char *name, int errnum)
 {
 	bool by_path = strchr(name, '/') != NULL;
+	struct stat st;
 
+	if (errnum == EACCES && by_path && stat(name, &st) == 0 && S_ISDIR(st.st_mode))
+		errnum = EISDIR;
 	if (errnum == ENOENT && !by_path)
 		dprintf(2, "bash: %s: command not found\n", name);
 	else

@@ -16,37 +16,78 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define BASH      "/bin/bash"
-#define LINE_MAX_ 1024
+#define BASH "/bin/bash"
 /** A state larger than this is no longer written after each command, only when bash exits. */
 #define STATE_MAX (256 << 10)
 #define STATE_END "#end\n"
 
 /*
  * Sourced by bash with the file to write as $1. Within a function (an exit in it, an interrupt) its
- * local variables hide the global ones, and nothing tells them apart: then only directory, functions
- * and options are of that moment, the variables those of the last finished command.
+ * local variables hide the global ones, and nothing tells them apart: then only directory,
+ * functions and options are of that moment, the variables those of the last finished command.
  *
- * The text it writes is sourced by the next bash, with an argument if options are wanted. extglob
- * while functions are read, because their patterns may need it; aliases behind functions, because
- * they would be expanded in them again.
+ * The text it writes is sourced by the next bash. extglob while functions are read, because their
+ * patterns may need it; aliases behind functions, because they would be expanded in them again.
+ * `set -eu` goes on with the argument "options" only: a shell that a command has ended must not be
+ * followed by one that ends as easily.
  */
 static const char script[] =
 	"{\n"
-	"if [[ ${FUNCNAME[1]-} ]]; then builtin printf 'builtin . /proc/%1$d/fd/%2$d\\n'\n"
-	"else builtin declare -p; fi\n"
-	"builtin printf 'builtin cd -- %%q||builtin cd -P .\\n' \"${PWD-}\"\n"
+	"if [[ ${FUNCNAME[1]-} ]]; then builtin printf 'builtin . /proc/%1$d/fd/%2$d options\\n'; fi\n"
+	"builtin printf 'builtin cd -- %%q\\n' \"${PWD-}\"\n"
+	"if [[ ! ${FUNCNAME[1]-} ]]; then builtin declare -p; fi\n"
+	"builtin printf '[[ . -ef ${PWD-} ]]||builtin cd -P .\\n'\n"
 	"builtin umask -p\n"
 	"builtin printf 'builtin shopt -s extglob\\n'\n"
 	"builtin declare -f\n"
 	"builtin declare -F\n"
-	"builtin printf 'builtin shopt -u extglob\\n'\n"
 	"builtin alias -p\n"
-	"builtin printf '[[ ${1-} ]]||builtin return 0\\n'\n"
 	"builtin shopt -p\n"
 	"builtin shopt -po\n"
-	"builtin printf '" "#end" "\\n'\n"
+	"builtin printf '[[ ${1-} ]]||builtin set +eu\\n#end\\n'\n"
 	"} >\"$1\" 2>/dev/null\n";
+
+/*
+ * All that bash gets as script, one line (so that a command's first line is line 1 in messages). It
+ * reads tokens from the socket:
+ *
+ *   e  evaluate the command      x  run it as words, without the shell
+ *   s  report its exit code      w  write down the state
+ *   r  report ready              n  nothing: read when all before is done
+ *
+ * A `break` or `continue` of a command that is in no loop of its own is one of this loop: the exit
+ * code is still "c" then.
+ *
+ * Nothing in it trusts what a command left behind. `builtin` passes by functions, redirections are
+ * undone after each command, 1 and 2 are /dev/null outside of it (traces of the loop go there). A
+ * redirection's last word notes that the command begins. Where the shell executes nothing any more
+ * (`set -n`) or has a function named builtin, arithmetic, which is neither, ends the loop, and the
+ * expansion error ends the shell. An interrupt ends the command, behind whatever the foreground
+ * program makes of the signal; outside of commands it is ignored.
+ */
+static const char loop[] =
+	"%1$s"
+	"builtin trap 'BIVOUAC=;builtin . /proc/%2$d/fd/%3$d /proc/%2$d/fd/%4$d 2>/dev/null' EXIT;"
+	"builtin trap '' INT;"
+	"for((BIVOUAC[1]=1;BIVOUAC[1]==1;BIVOUAC[1]--));do "
+	"BIVOUAC=;builtin mapfile -tn1 -O0 BIVOUAC;"
+	"case ${BIVOUAC-} in "
+	"e)BIVOUAC[1]=2;BIVOUAC[2]=1;BIVOUAC[3]=c;builtin trap 'builtin exit 130' INT;"
+	"builtin mapfile -d '' -O0 BIVOUAC </proc/%2$d/fd/%6$d&&"
+	"builtin eval \"$BIVOUAC\" </dev/null >/proc/%2$d/fd/1 "
+	"2>/proc/%2$d/fd/$((BIVOUAC[2]=0,2));"
+	"BIVOUAC[3]=$?;BIVOUAC[1]=2;;"
+	"x)BIVOUAC[1]=2;BIVOUAC[2]=1;builtin trap LINENO=0 INT;"
+	/* A condition, because `set -e` is not about it. */
+	"if { /proc/%2$d/exe %2$d %6$d;} </dev/null >/proc/%2$d/fd/1 "
+	"2>/proc/%2$d/fd/$((BIVOUAC[2]=0,2));then BIVOUAC[3]=0;else BIVOUAC[3]=$?;fi;;"
+	"s)BIVOUAC[1]=2;builtin trap '' INT;"
+	"builtin printf 's%%s %%s;' \"${BIVOUAC[3]-0}\" \"${BIVOUAC[2]-0}\" >&0;;"
+	"w)BIVOUAC[1]=2;builtin . /proc/%2$d/fd/%3$d /proc/%2$d/fd/%5$d;;"
+	"r)BIVOUAC[1]=2;builtin printf d >&0;;"
+	"n)BIVOUAC[1]=2;;esac;done;"
+	"[[ ${BIVOUAC[1]-} == 2 ]]&&builtin printf 's%%s 0;' \"${BIVOUAC[3]-0}\" >&0;"
+	"builtin exit;[[ ${BIVOUAC[9]?} ]]\n";
 
 static int memory_file(const char *name)
 {
@@ -133,29 +174,18 @@ static void keep_state(struct shell *s)
 	ftruncate(s->next_fd, 0);
 }
 
-/* In its own message, so that the socket tells when bash has read exactly this. */
-static int send_line(struct shell *s, const char *line, int len)
+/*
+ * One message: the socket's queue is empty when bash has read the last token of it, which is when
+ * it is through with all before. A bash that is gone is no error here; shell_reap() tells its end.
+ */
+static int send_to_bash(const struct shell *s, const char *text)
 {
-	if (len <= 0 || len >= LINE_MAX_)
-		return -1;
-	return send(s->ctl_fd, line, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) == len ? 0 : -1;
-}
+	size_t len = strlen(text);
 
-/* The rest of every batch: write down the state and say so. The empty line is what bash reads when
- * it is through with all of this, whatever became of it. */
-static int send_epilogue(struct shell *s)
-{
-	char line[LINE_MAX_];
-	int pid = getpid();
-	int len = s->large ? snprintf(line, sizeof(line), "builtin printf d >&0\n")
-			   : snprintf(line, sizeof(line),
-				      "builtin . /proc/%d/fd/%d /proc/%d/fd/%d||LINENO=0;"
-				      "builtin printf d >&0\n",
-				      pid, s->script_fd, pid, s->next_fd);
-
-	if (send_line(s, line, len) < 0)
-		return -1;
-	return send_line(s, "\n", 1);
+	return send(s->ctl_fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)len ||
+			       errno == EPIPE || errno == ECONNRESET
+		       ? 0
+		       : -1;
 }
 
 static void become_bash(const struct shell *s, int sock, bool state)
@@ -177,19 +207,37 @@ static void become_bash(const struct shell *s, int sock, bool state)
 	_exit(127);
 }
 
+/* The one line of script that bash gets. */
+static int send_loop(const struct shell *s, int state_fd, bool options)
+{
+	char restore[64] = "";
+	struct buf text;
+	int pid = getpid();
+
+	if (state_fd >= 0)
+		snprintf(restore, sizeof(restore), "builtin . /proc/%d/fd/%d %s||BIVOUAC=;", pid,
+			 state_fd, options ? "options" : "");
+	buf_init(&text, 4096);
+	buf_addf(&text, loop, restore, pid, s->script_fd, s->exit_fd, s->next_fd, s->code_fd);
+	buf_addf(&text, "w\nr\nn\n");
+	int rc = buf_ok(&text) ? send_to_bash(s, text.ptr) : -1;
+
+	buf_done(&text);
+	return rc;
+}
+
 int shell_start(struct shell *s, bool state, bool options)
 {
-	char line[LINE_MAX_] = "";
 	int pair[2];
-	int pid = getpid();
-	int from_fd = s->has_exit ? s->exit_fd : s->base_fd;
+	int state_fd = s->has_exit ? s->exit_fd : s->has_base ? s->base_fd : -1;
 
-	state = state && (s->has_exit || s->has_base);
+	if (!state)
+		state_fd = -1;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
 	s->pid = fork();
 	if (s->pid == 0)
-		become_bash(s, pair[1], state);
+		become_bash(s, pair[1], state_fd >= 0);
 	close(pair[1]);
 	s->ctl_fd = pair[0];
 	if (s->pid < 0) {
@@ -200,73 +248,26 @@ int shell_start(struct shell *s, bool state, bool options)
 	s->state = SHELL_BUSY;
 	s->report_len = 0;
 	s->large = false;
-	int len = state ? snprintf(line, sizeof(line), "builtin . /proc/%d/fd/%d %s\n", pid,
-				   from_fd, options ? "options" : "")
-			: snprintf(line, sizeof(line), "\n");
-
-	if (send_line(s, line, len) < 0)
-		return -1;
-	len = snprintf(line, sizeof(line),
-		       "builtin trap 'builtin . /proc/%d/fd/%d /proc/%d/fd/%d 2>/dev/null' EXIT;"
-		       "builtin trap 'builtin exit 130' INT\n",
-		       pid, s->script_fd, pid, s->exit_fd);
-	if (send_line(s, line, len) < 0)
-		return -1;
-	return send_epilogue(s);
-}
-
-static int send_command(struct shell *s, bool is_argv)
-{
-	char line[LINE_MAX_];
-	int pid = getpid();
-	int len;
-
-	/*
-	 * SECURITY: the command is data: bash reads it out of a file into a variable and evaluates
-	 * that. The variable is gone before the command's first line, which is line 1; if it is
-	 * still there afterwards, the command never began.
-	 */
-	if (!is_argv) {
-		len = snprintf(line, sizeof(line),
-			       "builtin mapfile -d '' BIVOUAC_COMMAND </proc/%d/fd/%d||"
-			       "BIVOUAC_COMMAND=;LINENO=0;builtin eval \"$BIVOUAC_COMMAND\" "
-			       "</dev/null >/proc/%d/fd/1 2>/proc/%d/fd/2\n",
-			       pid, s->code_fd, pid, pid);
-		if (send_line(s, line, len) < 0)
-			return -1;
-		len = snprintf(line, sizeof(line),
-			       "builtin printf 's%%s;' \"$?${BIVOUAC_COMMAND+!}\" >&0\n");
-		return send_line(s, line, len);
-	}
-	/* bash gives the program environment, directory and parent, but does not see its words. A
-	 * condition, as `set -e` is not about it. */
-	len = snprintf(line, sizeof(line),
-		       "if { /proc/%d/exe %d %d;} </dev/null >/proc/%d/fd/1 2>/proc/%d/fd/2;"
-		       "then builtin printf 's0;' >&0;else builtin printf 's%%s;' \"$?\" >&0;fi\n",
-		       pid, pid, s->code_fd, pid, pid);
-	return send_line(s, line, len);
+	return send_loop(s, state_fd, options);
 }
 
 int shell_run(struct shell *s, struct str code, bool is_argv)
 {
-	static const char head[] = "builtin unset -v BIVOUAC_COMMAND\n";
-	off_t at = 0;
-
-	if (ftruncate(s->code_fd, 0) < 0)
-		return -1;
-	if (!is_argv) {
-		if (write_all_at(s->code_fd, head, sizeof(head) - 1, 0) < 0)
-			return -1;
-		at = sizeof(head) - 1;
-	}
-	if (write_all_at(s->code_fd, code.ptr, code.len, at) < 0)
-		return -1;
-	at += (off_t)code.len;
-	/* A newline that ends the last line, and the end that mapfile looks for. */
-	if (!is_argv && write_all_at(s->code_fd, "\n", 2, at) < 0)
+	/* SECURITY: a command is data: bash reads it out of this file into a variable and evaluates
+	 * that, or starts this program again, which reads its words out of it. The NUL is the end
+	 * that mapfile looks for. */
+	if (ftruncate(s->code_fd, 0) < 0 || write_all_at(s->code_fd, code.ptr, code.len, 0) < 0 ||
+	    (!is_argv && write_all_at(s->code_fd, "\n", 2, (off_t)code.len) < 0))
 		return -1;
 	ftruncate(s->exit_fd, 0);
-	if (send_command(s, is_argv) < 0 || send_epilogue(s) < 0)
+	s->has_exit = false;
+	char tokens[] = "e\ns\nw\nr\nn\n";
+
+	if (is_argv)
+		tokens[0] = 'x';
+	if (s->large)
+		tokens[4] = 'n';
+	if (send_to_bash(s, tokens) < 0)
 		return -1;
 	s->state = SHELL_RUNNING;
 	return 0;
@@ -285,7 +286,8 @@ static void remember_dir(struct shell *s)
 	}
 }
 
-/* Consumes the first report: "s<code>;", "s<code>!;" (the command never began) or "d". */
+/* Consumes the first report: "s<code> <0, or 1 if the command did not begin>;" or "d". A code "c"
+ * says that it left the loop around it. */
 static enum shell_event parse_report(struct shell *s)
 {
 	char *end = memchr(s->report, ';', s->report_len);
@@ -299,18 +301,23 @@ static enum shell_event parse_report(struct shell *s)
 		event = SHELL_READY;
 		keep_state(s);
 	} else if (s->report[0] == 's' && s->state == SHELL_RUNNING) {
-		uint64_t code;
+		unsigned code, refused;
 
 		if (!end)
 			return s->report_len < SHELL_REPORT_MAX ? SHELL_NOTHING : SHELL_BROKEN;
+		*end = '\0';
 		used = (size_t)(end - s->report) + 1;
-		if (str_to_u64((struct str){ s->report + 1, used - 2 }, 255, &code)) {
-			s->exit_code = (int)code;
+		if (sscanf(s->report + 1, "%3u %1u", &code, &refused) == 2) {
+			s->exit_code = (int)(code & 255);
 			s->state = SHELL_BUSY;
-			event = SHELL_FINISHED;
-			remember_dir(s);
-			ftruncate(s->code_fd, 0);
+			event = refused ? SHELL_REFUSED : SHELL_FINISHED;
+		} else if (s->report[1] == 'c') {
+			s->exit_code = 1;
+			s->state = SHELL_BUSY;
+			event = SHELL_STRAYED;
 		}
+		remember_dir(s);
+		ftruncate(s->code_fd, 0);
 	}
 	s->report_len -= used;
 	memmove(s->report, s->report + used, s->report_len);

@@ -34,6 +34,8 @@ enum shell_event {
 	SHELL_FINISHED, /* the command ended: exit_code */
 	SHELL_READY,    /* takes the next command */
 	SHELL_ENDED,    /* bash is gone; exit_code, if it was running */
+	SHELL_STRAYED,  /* the same, by a `break` or `continue` in no loop: the rest was not run */
+	SHELL_REFUSED,  /* the command did not begin; bash is in no state to run one */
 	SHELL_BROKEN,   /* bash lives but does not take commands any more: kill and start again */
 };
 

@@ -101,7 +101,7 @@ static void on_failed(void *arg, const struct err *e)
 		d->ended = true;
 		http_stream_abort(d->call->rq);
 	} else if (!d->streaming) {
-		call_fail(d->call, e);
+		call_fail_file(d->call, d->path, e);
 	}
 }
 

@@ -24,18 +24,23 @@ struct execute_state {
 	struct event_stream stream;
 };
 
+/* Whether it ends with its client. */
+static bool stops(const struct execute_state *st)
+{
+	if (st->body.on_disconnect == ON_DISCONNECT_UNSAID)
+		return st->streams;
+	return st->body.on_disconnect == ON_DISCONNECT_STOP;
+}
+
 /* The client has its answer, or it has gone. Then what it began goes on, its result has nobody to
  * go to; or it ends, if that was asked for. */
 static void state_done(void *arg)
 {
 	struct execute_state *st = arg;
 	struct execution *x = st->x;
-	enum on_disconnect asked = st->body.on_disconnect;
 
-	if (asked == ON_DISCONNECT_UNSAID)
-		asked = st->streams ? ON_DISCONNECT_STOP : ON_DISCONNECT_CONTINUE;
 	st->x = NULL; /* nothing is passed on any more */
-	if (x && asked == ON_DISCONNECT_STOP && x->state == EXECUTION_RUNNING)
+	if (x && stops(st) && x->state == EXECUTION_RUNNING)
 		execution_cancel(x);
 	if (x && !st->told)
 		execution_detach(x);
@@ -292,6 +297,8 @@ static void run(struct execute_state *st, struct session *s)
 		return;
 	}
 	st->x = x;
+	if (stops(st) || st->streams)
+		http_mind_leaving(st->call->rq);
 	if (!st->streams || st->begun)
 		return;
 	/* It waits for its turn; its caller sees that somebody is there. */

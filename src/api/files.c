@@ -202,6 +202,22 @@ void files_put_entry(struct buf *b, const struct call *c, const struct agent_fil
 	buf_add(b, "}", 1);
 }
 
+void call_fail_file(struct call *c, const char *path, const struct err *e)
+{
+	struct str name = str_from(path);
+	struct err mine = ERR_INIT;
+
+	/* What an agent says is shown as ASCII; the name is here as the caller wrote it. */
+	if (e->code != ERR_NO_FILE) {
+		call_fail(c, e);
+		return;
+	}
+	name.len = utf8_cut(name, NAME_PART_MAX);
+	err_set(&mine, ERR_NO_FILE, "The file '%.*s' does not exist below /mnt/data (404).",
+		STR_ARG(name));
+	call_fail(c, &mine);
+}
+
 /* A call on one path: list, stat, delete. */
 struct file_call {
 	struct call *call;
@@ -223,7 +239,7 @@ static void on_failed(void *arg, const struct err *e)
 	struct file_call *f = arg;
 
 	f->op = NULL;
-	call_fail(f->call, e);
+	call_fail_file(f->call, f->path, e);
 }
 
 static int by_path(const void *a, const void *b)

@@ -83,6 +83,8 @@ void files_download(struct call *c, struct str path);
 /** files_path: joins the `path` parameter and a name from the URL or the upload to
  * a checked path. */
 int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 1], struct err *e);
+/** call_fail_file: as call_fail, for a call on one path. */
+void call_fail_file(struct call *c, const char *path, const struct err *e);
 const char *files_content_type(struct str name);
 /** files_clean_name: adds a name as valid UTF-8. */
 void files_clean_name(struct buf *b, struct str name);

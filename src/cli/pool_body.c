@@ -14,6 +14,7 @@
 
 static const char *const container_types[] = { "CustomContainer", "PythonLTS", "NodeLTS", "Shell",
 					       NULL };
+
 static const char *const lifecycle_types[] = { "Timed", "OnContainerExit", NULL };
 static const char *const network_statuses[] = { "EgressEnabled", "EgressDisabled", NULL };
 static const char *const isolations[] = { "auto", "process", "oci", "microvm", NULL };
@@ -28,11 +29,11 @@ const struct cli_flag cli_flags_pool_create[] = {
 	  .required = true,
 	  .help = "Location." },
 	{ .name = "container-type",
-	  .kind = FLAG_ENUM,
+	  .kind = FLAG_TEXT,
 	  .arg = "TYPE",
-	  .choices = container_types,
 	  .fallback = "PythonLTS",
-	  .help = "Kind of the sessions." },
+	  .help = "Kind of the sessions: PythonLTS, NodeLTS, Shell, CustomContainer, or that of a "
+		  "runtime of your own." },
 	{ .name = "environment",
 	  .kind = FLAG_TEXT,
 	  .arg = "NAME",
@@ -465,9 +466,21 @@ static int environment_apply(const struct args *a, json_t *properties, bool cust
 		  : err_set(e, ERR_NOMEM, "out of memory");
 }
 
+/** container_type: known ones in their canonical spelling; which others there are, the daemon
+ * knows. */
+static const char *container_type(const struct args *a)
+{
+	const char *text = args_text(a, "container-type");
+
+	for (size_t i = 0; container_types[i]; i++)
+		if (str_eq_nocase(str_from(container_types[i]), str_from(text)))
+			return container_types[i];
+	return text;
+}
+
 json_t *pool_body_create(const struct args *a, struct err *e)
 {
-	const char *type = args_text(a, "container-type");
+	const char *type = container_type(a);
 	bool custom = !strcmp(type, "CustomContainer");
 	json_t *body = json_object(), *properties = child(body, "properties");
 	int rc = set_text(body, "location", args_text(a, "location"), e) ||

@@ -17,6 +17,7 @@
 #include "http/http.h"
 #include "http/websocket.h"
 #include "identity/identity.h"
+#include "http/websocket.h"
 #include "image/image.h"
 #include "loop/loop.h"
 #include "pool/pool.h"

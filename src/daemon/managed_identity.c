@@ -103,7 +103,7 @@ static void get_token(struct http_request *rq, void *ctx)
 {
 	struct err e = ERR_INIT;
 	struct str resource = STR("");
-	const char *audience;
+	const char *audience = NULL;
 	char *text = NULL;
 
 	(void)ctx;

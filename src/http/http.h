@@ -133,6 +133,12 @@ void *http_caller(const struct http_request *rq);
 /** http_alloc: zeroed memory freed with the request; NULL when out. */
 void *http_alloc(struct http_request *rq, size_t size);
 int http_defer(struct http_request *rq, void (*fn)(void *arg), void *arg);
+/**
+ * http_mind_leaving: of a request whose body is in. A client that closes its connection before the
+ * answer is there cannot be told from one that will send no more and reads on; without this both
+ * are answered. With it both have left, and the request ends within a second or two.
+ */
+void http_mind_leaving(struct http_request *rq);
 
 /* Streaming request bodies (STREAM only). */
 /**

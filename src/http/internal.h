@@ -208,8 +208,9 @@ struct http_request {
 	struct early *early;
 	struct websocket *websocket; /* it is to be upgraded, or has been */
 	bool http10;
-	bool late;      /* refused for coming in too slowly: the rest is not waited for */
-	bool close_now; /* framing cannot be trusted: answer, read nothing more */
+	bool late;          /* refused for coming in too slowly: the rest is not waited for */
+	bool minds_leaving; /* the end of what the client sends ends it */
+	bool close_now;     /* framing cannot be trusted: answer, read nothing more */
 
 	/* life */
 	bool in_intake; /* inside one of the intake functions: they look after replies at their end

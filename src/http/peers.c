@@ -90,6 +90,15 @@ static void wake_closed(struct pollfd *fds, nfds_t count)
 			shutdown(fds[i].fd, SHUT_RD);
 }
 
+/* Its request is waited for by nobody any more (http_mind_leaving). */
+static void check_leaving(const struct peer *p)
+{
+	struct pollfd fd = { .fd = p->fd, .events = POLLRDHUP };
+
+	if (poll(&fd, 1, 0) > 0 && fd.revents)
+		request_kill(p->rq);
+}
+
 /* ---- peers that take too long ---- */
 
 /* MHD does not say when a head begins, only when its first line is in; TCP knows when bytes came.
@@ -210,6 +219,8 @@ static void on_peer_timer(void *arg)
 			check_head(s, p, now);
 		else
 			check_body(s, p, now);
+		if (!p->cut && p->rq && p->rq->minds_leaving)
+			check_leaving(p);
 		if (p->cut || !peer_is_read(p))
 			continue;
 		fds[count++] = (struct pollfd){ .fd = p->fd, .events = POLLRDHUP };

@@ -562,7 +562,7 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
 	struct stream *st = rq->stream;
 
 	(void)pos;
-	if (st->aborted)
+	if (st->aborted || rq->killed)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	if (!st->len) {
 		if (st->ended)

@@ -203,6 +203,11 @@ void *http_alloc(struct http_request *rq, size_t size)
 	return p;
 }
 
+void http_mind_leaving(struct http_request *rq)
+{
+	rq->minds_leaving = true;
+}
+
 int http_defer(struct http_request *rq, void (*fn)(void *arg), void *arg)
 {
 	struct deferred *d = request_alloc(rq, sizeof(*d));

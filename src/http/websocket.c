@@ -59,8 +59,11 @@ struct websocket {
 	bool starved; /* for buffers_max */
 	bool left;    /* over TLS, where MHD keeps the end of file to itself */
 	bool broken;
-	bool failing;   /* our close says what the peer did wrong */
-	bool closing;   /* our close is queued */
+	bool failing; /* our close says what the peer did wrong */
+	bool leaving; /* our close is queued when nothing else is: a close overtakes messages */
+	bool closing; /* our close is queued */
+	int leave_code;
+	char leave_reason[REASON_MAX + 1];
 	bool told;      /* closed() has been called */
 	int64_t due_ms; /* the timer */
 	int64_t goodbye_ms;
@@ -262,6 +265,12 @@ static void queue_close(struct websocket *ws, int code, struct str reason)
 		ws->broken = true;
 }
 
+static void leave(struct websocket *ws)
+{
+	if (ws->leaving && !wslay_event_get_queued_msg_count(ws->wslay))
+		queue_close(ws, ws->leave_code, str_from(ws->leave_reason));
+}
+
 static void fail(struct websocket *ws, int code, const char *reason)
 {
 	queue_close(ws, code, str_from(reason));
@@ -329,7 +338,7 @@ bool websocket_send(struct websocket *ws, bool text, struct str data)
 	struct wslay_event_msg msg = { text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME,
 				       (const uint8_t *)data.ptr, data.len };
 
-	if (ws->closing || ws->broken || ws->stage > STAGE_OPEN)
+	if (ws->leaving || ws->closing || ws->broken || ws->stage > STAGE_OPEN)
 		return false;
 	/* What waits to leave counts with the other buffers. */
 	ws->starved = !buffers_set(ws->rq, BUFFER_STREAM, queued(ws) + QUEUED_EXTRA + data.len);
@@ -541,6 +550,7 @@ static void settle(struct websocket *ws)
 	if (ws->stage == STAGE_OPEN && wslay_event_want_write(ws->wslay) &&
 	    wslay_event_send(ws->wslay) < 0)
 		ws->broken = true;
+	leave(ws);
 	buffers_set(ws->rq, BUFFER_STREAM, queued(ws));
 	if (wslay_event_get_close_sent(ws->wslay))
 		after_close(ws);
@@ -548,7 +558,7 @@ static void settle(struct websocket *ws)
 		give_back(ws);
 		return;
 	}
-	if (ws->full && !ws->closing && queued(ws) <= ws->config.queue_max / 2) {
+	if (ws->full && !ws->leaving && !ws->closing && queued(ws) <= ws->config.queue_max / 2) {
 		ws->full = false;
 		ws->ev.drained(ws->arg);
 	}
@@ -764,7 +774,11 @@ void websocket_close(struct websocket *ws, int code, const char *reason)
 	struct str text = str_from(reason ? reason : "");
 
 	text.len = utf8_cut(text, REASON_MAX);
+	memcpy(ws->leave_reason, text.ptr, text.len);
+	ws->leave_reason[text.len] = '\0';
+	ws->leave_code = code;
+	ws->leaving = true;
 	ws->paused = false; /* for the peer's close */
-	queue_close(ws, code, text);
+	leave(ws);
 	arm(ws);
 }

@@ -132,8 +132,8 @@ static struct zygote *get_zygote(struct jailer *j, const char *image, const char
 	int64_t now = clock_mono_ms();
 
 	if (found->failures && now < found->retry_at_ms) {
-		err_set(e, ERR_UNAVAILABLE,
-			"the zygote of image %.16s does not start; retrying", image);
+		err_set(e, ERR_UNAVAILABLE, "the zygote of image %.16s does not start; retrying",
+			image);
 		return NULL;
 	}
 	found->retry_at_ms =

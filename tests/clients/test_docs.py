@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The code that docs/clients shows for clients that are run here, as it stands there."""
 
+import json
 import re
+import subprocess
 
 import pytest
 
@@ -32,6 +34,21 @@ def test_code_of_the_page(node, identity, daemon, tmp_path, key):
     found = node(program, AZURE_POOL_MANAGEMENT_ENDPOINT=daemon.endpoint, ARM_ENDPOINT=daemon.base, **identity)
     assert found == expected
     daemon.default_pool().session("user-4711").delete()
+
+
+def test_shell_lines_of_the_mcp_page(daemon, tmp_path):
+    """From switching the server on to a result, by curl alone."""
+    ready = tmp_path / "ready.json"
+    ready.write_text(json.dumps(daemon.ready))
+    text = (DOCS / "mcp.md").read_text()
+    assert "R=/run/bivouac-dev/ready.json" in text
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S))
+    script = "set -eu\n" + lines.replace("/run/bivouac-dev/ready.json", str(ready))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    listed, brace, result = done.stdout.partition("{")
+    assert "runPythonCodeInRemoteEnvironment" in listed.split()
+    assert json.loads(brace + result)["executionResult"] == 42, result
 
 
 def test_every_page_says_what_was_tried():

@@ -5,9 +5,10 @@ import pytest
 
 from conftest import Background, unique, wait_for
 
-FOREVER = "x = 41\nimport time\nwhile True: time.sleep(0.01)"
+BEGUN = "open('/mnt/data/begun', 'w').close()\n"
+FOREVER = f"x = 41\nimport time\n{BEGUN}while True: time.sleep(0.01)"
 STUBBORN = (
-    "import time\nwhile True:\n    try:\n        while True: time.sleep(0.01)\n"
+    f"import time\n{BEGUN}while True:\n    try:\n        while True: time.sleep(0.01)\n"
     "    except BaseException: pass"
 )
 
@@ -16,14 +17,14 @@ def cancel(session, execution_id):
     return session.call("DELETE", f"executions/{execution_id}")
 
 
-def running(session, execution_id):
-    wait_for(lambda: session.execution(execution_id)["status"] == "Running", 20, "it runs")
+def begun(session):
+    wait_for(lambda: "begun" in session.names(), 20, "it has begun")
 
 
 def test_synchronous_one(session):
     execution_id = unique("cancel")
     job = Background(session.post, FOREVER, headers={"operation-id": execution_id})
-    wait_for(lambda: b"Running" in session.call("GET", f"executions/{execution_id}").body, 20, "runs")
+    begun(session)
     reply = cancel(session, execution_id).ok(204)
     assert reply.body == b"" and reply.headers["operation-id"] == execution_id
     document = job.result().ok().json
@@ -36,7 +37,7 @@ def test_synchronous_one(session):
 
 def test_asynchronous_one(session):
     execution_id = session.start(FOREVER)
-    running(session, execution_id)
+    begun(session)
     cancel(session, execution_id).ok(204)
     assert session.finished(execution_id)["status"] == "Canceled"
     assert session.value("x + 1") == 42
@@ -44,7 +45,7 @@ def test_asynchronous_one(session):
 
 def test_one_that_ignores_it(session):
     execution_id = session.start("y = 1\n" + STUBBORN)
-    running(session, execution_id)
+    begun(session)
     cancel(session, execution_id).ok(204)
     document = session.finished(execution_id)
     assert document["status"] == "Canceled"
@@ -54,6 +55,7 @@ def test_one_that_ignores_it(session):
 
 def test_one_that_waits(session):
     first = session.start(FOREVER)
+    begun(session)
     waiting = session.start("open('/mnt/data/ran', 'w')")
     job = Background(session.post, "2", headers={"operation-id": "waits-too"})
     wait_for(lambda: session.call("GET", "executions/waits-too").status == 200, 20, "it waits")
@@ -77,7 +79,7 @@ def test_one_that_is_over(session):
 
 def test_twice(session):
     execution_id = session.start(FOREVER)
-    running(session, execution_id)
+    begun(session)
     for _ in range(3):
         cancel(session, execution_id).ok(204)
     assert session.finished(execution_id)["status"] == "Canceled"
@@ -88,7 +90,7 @@ def test_old_shape_of_a_canceled_one(session):
     job = Background(
         session.call, "POST", "code/execute", {"code": FOREVER}, headers={"operation-id": "old"}
     )
-    wait_for(lambda: b"Running" in session.call("GET", "executions/old").body, 20, "it runs")
+    begun(session)
     cancel(session, "old").ok(204)
     assert job.result().ok().json["properties"]["status"] == "Failure"
 
@@ -108,7 +110,7 @@ def test_no_session_is_made(pool):
 def test_one_of_another_session(new_session):
     a, b = new_session(), new_session()
     execution_id = a.start(FOREVER)
-    running(a, execution_id)
+    begun(a)
     b.run("1")
     cancel(b, execution_id).error(404, "SessionExecutionNotFound")
     assert a.execution(execution_id)["status"] == "Running"

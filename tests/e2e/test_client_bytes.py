@@ -261,6 +261,21 @@ def test_semantic_kernel_error_has_a_text(wire):
     assert reply.status == 404 and reply.text
 
 
+def test_semantic_kernel_1_0_speaks_the_oldest_form(wire):
+    """api-version 2023-08-01-preview; lists are flat, and called $values."""
+    tail = f"identifier={wire.identifier}&api-version=2023-08-01-preview"
+    boundary = uuid.uuid4().hex
+    head = 'Content-Disposition: form-data; name="file"; filename="/mnt/data/a.txt"\r\nContent-Type: application/octet-stream'
+    headers = [*HTTPX, AUTH, ("Content-Type", f"multipart/form-data; boundary={boundary}")]
+    target = wire.target("python/uploadFile", tail)
+    wire.send("POST", target, headers, form_of(head, b"oldest", boundary)).ok()
+    listed = wire.send("GET", wire.target("python/files", tail), [*HTTPX, AUTH]).ok().json["$values"]
+    assert [(e["filename"], e["size"]) for e in listed] == [("a.txt", 6)] and listed[0]["last_modified_time"]
+    for name in ("a.txt", "%2Fmnt%2Fdata%2Fa.txt", "/mnt/data/a.txt"):
+        target = wire.target("python/downloadFile", f"{tail}&filename={name}")
+        assert wire.send("GET", target, [*HTTPX, AUTH]).ok().body == b"oldest"
+
+
 # --- autogen-ext, ACADynamicSessionsCodeExecutor 0.7.5 ---
 
 AIOHTTP = [

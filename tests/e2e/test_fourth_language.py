@@ -4,9 +4,13 @@
 import json
 import os
 import pathlib
+import re
+import signal
+import socket
 import subprocess
 
 import pytest
+from jailer_world import Kernel, blob
 
 from conftest import BIN_DIR, REPO, Daemon, Pool, pool_body, unique
 
@@ -118,6 +122,34 @@ def test_files(session):
     assert got == "SEVEN\n"
     session.result('open F, ">", "out.txt"; print F "made here"; close F')
     assert session.download("out.txt").ok().body == b"made here"
+
+
+def test_the_driver_in_the_documentation_is_one(tmp_path):
+    """docs/runtimes.md shows one in its bare bones; what is shown runs."""
+    (driver,) = re.findall(r"```perl\n(.*?)```", (REPO / "docs/runtimes.md").read_text(), re.S)
+    (tmp_path / "kernel.pl").write_text(driver)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(20)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        ["bash", "-c", 'exec 3<&"$0" perl "$1"', str(theirs.fileno()), tmp_path / "kernel.pl"],
+        pass_fds=[theirs.fileno()],
+        stdout=open(out, "wb"),
+        start_new_session=True,
+    )
+    theirs.close()
+    kernel = Kernel(ours.detach())
+    assert kernel.ready() == process.pid
+    assert kernel.run(0, b"")[0] == 0
+    assert kernel.run(1, b"$x = 20; print qq(hello\\n); 7") == bytes([0, 6]) + blob(b"7") + blob(b"") * 3
+    assert kernel.run(2, b"$x + 1") == bytes([0, 6]) + blob(b"21") + blob(b"") * 3
+    assert kernel.run(3, b"die qq(no\\n)")[0] == 1
+    assert kernel.run(4, b"kill INT => $$; sleep 60")[0] == 2
+    os.kill(process.pid, signal.SIGINT)
+    assert kernel.run(5, b"$x")[:7] == bytes([0, 6]) + blob(b"20")[:5]
+    kernel.close()
+    assert process.wait(20) == 0
+    assert out.read_text() == "hello\n"
 
 
 def test_its_programs_are_confined_as_every_kernel_is(session):

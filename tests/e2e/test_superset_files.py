@@ -372,6 +372,16 @@ def test_09_missing_files_are_404_in_the_body_too(wire, path, version):
     assert set(reply.json) == {"error"} and set(error) == {"code", "message", "traceId"}
 
 
+def test_09_missing_files_are_named_as_the_caller_wrote_them(wire):
+    for name in ("grüße ☃.txt", "d/" + "ü" * 100 + ".txt"):
+        quoted = urllib.parse.quote(name, safe="")
+        for path in (f"files/{quoted}/content", f"files/{quoted}"):
+            assert f"'{name}'" in content(wire, path).error(404, "SessionFileNotFound")["message"]
+    long = "/".join(["ü" * 120] * 3)
+    message = content(wire, f"files/{urllib.parse.quote(long, safe='')}").error(404)["message"]
+    assert "'" + long[:120] in message and "404" in message
+
+
 def test_09_content_is_a_name_where_nothing_is_downloaded(wire):
     wire.execute(NESTED)
     query = f"identifier={wire.identifier}&api-version={NEW}"

@@ -354,6 +354,255 @@ static void test_error(void **state)
 	assert_false(agent_frame_error(&r, &e));
 }
 
+/* ---- status ---- */
+
+static void put_kernel(uint32_t number, uint8_t state, struct str label)
+{
+	wire_put_u32(&frame, number);
+	wire_put_u8(&frame, state);
+	wire_put_blob(&frame, label);
+}
+
+static void put_exec(uint64_t op, uint8_t state, uint32_t kernel)
+{
+	wire_put_u64(&frame, op);
+	wire_put_u8(&frame, state);
+	wire_put_u32(&frame, kernel);
+}
+
+static bool status(struct agent_status *ret)
+{
+	struct wire_reader r = wire_reader(frame.ptr, frame.len);
+
+	return agent_frame_status(&r, ret);
+}
+
+static bool one_kernel(uint32_t number, uint8_t state, size_t label_len)
+{
+	static char label[AGENT_LABEL_MAX + 1];
+	struct agent_status s;
+
+	buf_clear(&frame);
+	wire_put_u32(&frame, 1);
+	put_kernel(number, state, (struct str){ label, label_len });
+	wire_put_u32(&frame, 0);
+	wire_put_u32(&frame, 0);
+	return status(&s);
+}
+
+static bool two_execs(uint64_t a, uint8_t a_state, uint32_t a_kernel, uint64_t b, uint8_t b_state,
+		      uint32_t b_kernel)
+{
+	struct agent_status s;
+
+	buf_clear(&frame);
+	wire_put_u32(&frame, 0);
+	wire_put_u32(&frame, 2);
+	put_exec(a, a_state, a_kernel);
+	put_exec(b, b_state, b_kernel);
+	wire_put_u32(&frame, 0);
+	return status(&s);
+}
+
+static void put_status(uint32_t kernels, uint32_t execs, uint32_t terminals)
+{
+	buf_clear(&frame);
+	wire_put_u32(&frame, kernels);
+	for (uint32_t i = 0; i < kernels; i++)
+		put_kernel(i, AGENT_KERNEL_IDLE, STR("name\nlanguage"));
+	wire_put_u32(&frame, execs);
+	for (uint32_t i = 0; i < execs; i++)
+		put_exec(i + 1, AGENT_EXEC_FINISHED, 15);
+	wire_put_u32(&frame, terminals);
+	for (uint32_t i = 0; i < terminals; i++) {
+		wire_put_u64(&frame, i + 1);
+		wire_put_blob(&frame, STR("id"));
+	}
+	assert_true(buf_ok(&frame));
+}
+
+static void test_status(void **state)
+{
+	struct agent_status s;
+	const uint32_t execs_max = ARRAY_LEN(s.execs);
+
+	(void)state;
+	put_status(AGENT_KERNELS_MAX, execs_max, AGENT_TERMINALS_MAX);
+	assert_true(status(&s));
+	assert_int_equal(s.kernel_count, AGENT_KERNELS_MAX);
+	assert_int_equal(s.exec_count, execs_max);
+	assert_int_equal(s.terminal_count, AGENT_TERMINALS_MAX);
+	assert_int_equal(s.kernels[3].kernel, 3);
+	assert_true(str_eq(s.kernels[3].label, STR("name\nlanguage")));
+	assert_int_equal(s.execs[3].op, 4);
+	assert_int_equal(s.execs[3].kernel, 15);
+	assert_true(str_eq(s.terminals[7].label, STR("id")));
+	for (size_t cut = 0; cut < frame.len; cut++) {
+		OWNED_MEM char *p = part(cut);
+		struct wire_reader r = wire_reader(p, cut);
+
+		assert_false(agent_frame_status(&r, &s));
+	}
+	wire_put_u8(&frame, 0);
+	assert_false(status(&s));
+	put_status(AGENT_KERNELS_MAX + 1, 0, 0);
+	assert_false(status(&s));
+	put_status(0, execs_max + 1, 0);
+	assert_false(status(&s));
+	put_status(0, 0, AGENT_TERMINALS_MAX + 1);
+	assert_false(status(&s));
+	put_status(0, 0, 0);
+	assert_true(status(&s));
+	memset(frame.ptr, 0xff, 4);
+	assert_false(status(&s));
+}
+
+static void test_status_values(void **state)
+{
+	const uint8_t run = AGENT_EXEC_RUNNING;
+	const uint8_t end = AGENT_EXEC_FINISHED;
+
+	(void)state;
+	assert_true(one_kernel(15, AGENT_KERNEL_BUSY, AGENT_LABEL_MAX));
+	assert_false(one_kernel(16, AGENT_KERNEL_BUSY, 0));
+	assert_false(one_kernel(UINT32_MAX, AGENT_KERNEL_BUSY, 0));
+	assert_false(one_kernel(0, AGENT_KERNEL_BUSY + 1, 0));
+	assert_false(one_kernel(0, AGENT_KERNEL_IDLE, AGENT_LABEL_MAX + 1));
+	assert_true(two_execs(1, run, 0, 2, run, 1));
+	assert_true(two_execs(1, run, 0, 2, end, 0));
+	assert_false(two_execs(1, run, 0, 2, run, 0)); /* one at a time */
+	assert_false(two_execs(1, end, 0, 1, end, 1));
+	assert_false(two_execs(1, 0, 0, 2, run, 1));
+	assert_false(two_execs(1, 3, 0, 2, run, 1));
+	assert_false(two_execs(1, run, 16, 2, run, 1));
+	buf_clear(&frame);
+	wire_put_u32(&frame, 2);
+	put_kernel(1, AGENT_KERNEL_IDLE, STR("a"));
+	put_kernel(1, AGENT_KERNEL_IDLE, STR("b"));
+	wire_put_u32(&frame, 0);
+	wire_put_u32(&frame, 0);
+	struct agent_status s;
+
+	assert_false(status(&s));
+	buf_clear(&frame);
+	wire_put_u32(&frame, 0);
+	wire_put_u32(&frame, 0);
+	wire_put_u32(&frame, 2);
+	for (int i = 0; i < 2; i++) {
+		wire_put_u64(&frame, 9);
+		wire_put_blob(&frame, STR("id"));
+	}
+	assert_false(status(&s));
+}
+
+/* ---- states, output ---- */
+
+static void test_kernel_state(void **state)
+{
+	static const struct {
+		uint32_t kernel;
+		uint8_t state, death;
+		bool ok;
+	} cases[] = {
+		{ 0, AGENT_KERNEL_NONE, AGENT_DEATH_NONE, true },
+		{ 15, AGENT_KERNEL_BUSY, AGENT_DEATH_KILLED, true },
+		{ 16, AGENT_KERNEL_IDLE, AGENT_DEATH_NONE, false },
+		{ UINT32_MAX, AGENT_KERNEL_IDLE, AGENT_DEATH_NONE, false },
+		{ 0, AGENT_KERNEL_BUSY + 1, AGENT_DEATH_NONE, false },
+		{ 0, AGENT_KERNEL_NONE, AGENT_DEATH_KILLED + 1, false },
+		{ 0, AGENT_KERNEL_NONE, 255, false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct agent_kernel_change c;
+
+		buf_clear(&frame);
+		wire_put_u32(&frame, cases[i].kernel);
+		wire_put_u8(&frame, cases[i].state);
+		wire_put_u8(&frame, cases[i].death);
+		wire_put_u32(&frame, 9);
+		struct wire_reader r = wire_reader(frame.ptr, frame.len);
+
+		assert_int_equal(agent_frame_kernel_state(&r, &c), cases[i].ok);
+		for (size_t cut = 0; cut < frame.len; cut++) {
+			OWNED_MEM char *p = part(cut);
+
+			r = wire_reader(p, cut);
+			assert_false(agent_frame_kernel_state(&r, &c));
+		}
+	}
+}
+
+static bool terminal_state(uint8_t over, uint8_t death, size_t extra,
+			   struct agent_terminal_change *ret)
+{
+	buf_clear(&frame);
+	wire_put_u8(&frame, over);
+	wire_put_u8(&frame, death);
+	wire_put_u32(&frame, 7);
+	for (size_t i = 0; i < extra; i++)
+		wire_put_u8(&frame, 0);
+	struct wire_reader r = wire_reader(frame.ptr, frame.len);
+
+	return agent_frame_terminal_state(&r, ret);
+}
+
+static void test_terminal_state(void **state)
+{
+	struct agent_terminal_change c;
+
+	(void)state;
+	assert_true(terminal_state(1, AGENT_DEATH_SIGNAL, 0, &c));
+	assert_true(c.ended);
+	assert_int_equal(c.code, 7);
+	assert_true(terminal_state(0, AGENT_DEATH_NONE, 0, &c));
+	assert_false(c.ended);
+	assert_false(terminal_state(2, AGENT_DEATH_NONE, 0, &c));
+	assert_false(terminal_state(1, AGENT_DEATH_KILLED + 1, 0, &c));
+	assert_false(terminal_state(1, AGENT_DEATH_EXIT, 1, &c));
+}
+
+static bool output(uint8_t stream, size_t len)
+{
+	static char bytes[AGENT_STREAM_CHUNK + 1];
+	struct str got;
+	int number;
+
+	buf_clear(&frame);
+	wire_put_u8(&frame, stream);
+	buf_add(&frame, bytes, len);
+	struct wire_reader r = wire_reader(frame.ptr, frame.len);
+
+	return agent_frame_output(&r, &number, &got) && number == stream && got.len == len;
+}
+
+static void test_output(void **state)
+{
+	struct agent_value v;
+
+	(void)state;
+	assert_true(output(1, 1));
+	assert_true(output(2, AGENT_STREAM_CHUNK));
+	assert_false(output(1, AGENT_STREAM_CHUNK + 1));
+	assert_false(output(1, 0));
+	assert_false(output(0, 1));
+	assert_false(output(3, 1));
+	buf_clear(&frame);
+	wire_put_u8(&frame, KERNEL_VALUE_IMAGE);
+	wire_put_blob(&frame, STR("abc"));
+	struct wire_reader r = wire_reader(frame.ptr, frame.len);
+
+	assert_true(agent_frame_display(&r, &v));
+	assert_true(str_eq(v.data, STR("abc")));
+	wire_put_u8(&frame, 0);
+	r = wire_reader(frame.ptr, frame.len);
+	assert_false(agent_frame_display(&r, &v));
+	frame.ptr[0] = KERNEL_VALUE_IMAGE + 1;
+	r = wire_reader(frame.ptr, frame.len - 1);
+	assert_false(agent_frame_display(&r, &v));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -365,6 +614,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_entries, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_entries_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_error, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_status, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_status_values, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_kernel_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_terminal_state, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_output, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("agent_frames", tests, NULL, NULL);

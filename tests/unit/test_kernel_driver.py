@@ -237,6 +237,28 @@ class Kernel:
         return None
 
 
+class LaunchedKernel(Kernel):
+    """The driver as a program of its own, as runtimes/launch.c starts it, with this machine's Python."""
+
+    def __init__(self, directory, environment):
+        self.sock, theirs = socket.socketpair()
+        (self.out, out), (self.err, err) = os.pipe(), os.pipe()
+        argv = ["/usr/bin/python3", "-B", "-s", str(DRIVER / "kernel/bivouac_kernel")]
+        self.process = subprocess.Popen(
+            ["bash", "-c", 'fd=$0; exec 3<&"$fd" {fd}<&-; exec "$@"', str(theirs.fileno()), *argv],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+            cwd=directory, env=environment, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        self.pid, self.buffer, self.number, self.waited = self.process.pid, b"", 0, True
+        for fd in (out, err):
+            os.close(fd)
+        os.set_blocking(self.out, False)
+        os.set_blocking(self.err, False)
+        self.streams = {self.out: b"", self.err: b""}
+        assert self.read(20) == (READY, struct.pack("<I", self.pid))
+
+
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory):
     made = Zygote(str(tmp_path_factory.mktemp("root")))
@@ -310,6 +332,71 @@ def test_cell_zero_is_the_drivers_own(kernel):
     got = kernel.finish()
     assert (got.status, got.kind, got.value, got.out, got.err) == (OK, NULL, "", "", "")
     assert kernel.run("").kind == NONE
+
+
+@pytest.fixture
+def launched(tmp_path):
+    one = LaunchedKernel(tmp_path, {"PATH": "/usr/bin:/bin", "MINE": "yes", "HOME": str(tmp_path)})
+    yield one
+    one.sock.close()
+    assert one.process.wait(20) == 0  # the end of the socket is the kernel's
+    for fd in (one.out, one.err):
+        os.close(fd)
+
+
+def test_launched(launched):
+    assert launched.run("x = 20").kind == NONE
+    assert launched.value("x + 1") == (INT, "21")
+    got = launched.run("import sys; print('out'); print('err', file=sys.stderr)")
+    assert (got.out, got.err) == ("out\n", "err\n")
+    got = launched.run("1/0")
+    assert got.status == ERROR
+    # The launcher's environment, its directory unless there is a session's, no descriptor but three.
+    assert launched.value("import os; os.environ['MINE']") == (STR, "yes")
+    assert launched.value("'PIP_BREAK_SYSTEM_PACKAGES' in os.environ") == (BOOL, "0")
+    got = launched.run("os.system('ls /proc/self/fd'); None")
+    assert got.out.split() == ["0", "1", "2", "3"]
+    assert launched.value("__name__, sys.argv") == (TEXT, "('__main__', [''])")
+    assert launched.run("import recipe").status == ERROR
+    got = launched.run("from multiprocessing import Pool\nwith Pool(2) as p: print(p.map(abs, [-1, -2]))")
+    assert got.out == "[1, 2]\n"
+    assert launched.run("import threading, gc; gc.collect(); threading.active_count()").value == "1"
+
+
+def test_launched_is_interrupted(launched):
+    launched.start("import time\nprint('in', flush=True)\nwhile True: time.sleep(0.01)")
+    while b"in" not in launched.streams[launched.out]:
+        select.select([launched.out], [], [], 20)
+        launched.drain()
+    os.kill(launched.pid, signal.SIGINT)
+    assert launched.finish().status == INTERRUPTED
+    os.kill(launched.pid, signal.SIGINT)  # between cells: nothing
+    assert launched.value("6 * 7") == (INT, "42")
+
+
+def test_watched_output_leaves_as_it_is_written(kernel):
+    write = (
+        "import sys, time\nprint('no line', end='')\nsys.stderr.write('nor here')\n"
+        "sys.stdout.buffer.write(b' raw')\n"
+    )
+    for _ in range(2):
+        kernel.streams = dict.fromkeys(kernel.streams, b"")
+        kernel.start(write + "time.sleep(60)", flags=1)
+        while (kernel.streams[kernel.out], kernel.streams[kernel.err]) != (b"no line raw", b"nor here"):
+            assert select.select(list(kernel.streams), [], [], 20)[0], kernel.streams
+            kernel.drain()
+        os.kill(kernel.pid, signal.SIGINT)
+        assert kernel.finish().status == INTERRUPTED
+        # Unwatched: one write a line, and what is left at the end.
+        got = kernel.run("import os; sys.stdout.write('a'); os.write(1, b'b'); None")
+        assert got.out == "ba"
+    # A stream that the cell replaced or closed.
+    kernel.start("sys.stdout.close()", flags=1)
+    kernel.finish()
+    assert kernel.run("print('again')").out == "again\n"
+    kernel.start("sys.stdout = __import__('io').StringIO(); print('lost')", flags=1)
+    assert kernel.finish().out == ""
+    assert kernel.run("print('here')").out == "here\n"
 
 
 def test_state_persists_between_cells(kernel):

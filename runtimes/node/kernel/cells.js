@@ -9,9 +9,10 @@ const values = require('./values.js');
 const evaluator = require('./evaluate.js');
 const display = require('./display.js');
 
-const { VALUE } = proto;
-const { bytes } = proto;
-const apply = Reflect.apply;
+const { process } = globalThis; // user code may replace what it finds
+const { listenerCount, listeners, on } = process;
+const { concat } = Buffer;
+const { apply } = Reflect;
 const { then } = Promise.prototype;
 const later = setImmediate;
 
@@ -41,23 +42,17 @@ class Cells {
 			this.fail(cell, errors.plain('NotSupported', 'commands are not run by this language'));
 			return;
 		}
+		let promise;
 		try {
-			evaluator.evaluate(number === 0 ? WARM_UP : code, number,
-				(result) => this.evaluated(cell, result));
+			promise = evaluator.evaluate(this.native, number === 0 ? WARM_UP : code, number);
 		} catch (error) {
-			this.fail(cell, errors.describe(error));
+			this.fail(cell, errors.describe(error, evaluator.place(code, number, error)));
+			return;
 		}
-	}
-
-	evaluated(cell, result) {
-		if (cell !== this.current) {
-			return; // it was interrupted
-		}
-		if (result.thrown) {
-			this.fail(cell, errors.describe(result.value, result.place));
-		} else {
-			this.resolve(cell, result.value);
-		}
+		apply(then, promise, [
+			(result) => this.resolve(cell, result[evaluator.VALUE]),
+			(error) => this.reject(cell, error),
+		]);
 	}
 
 	// Called again with what a promise comes to.
@@ -114,7 +109,6 @@ class Cells {
 		this.streams.restore();
 		this.streams.mute(false);
 		this.keepListening();
-		evaluator.release();
 		this.send(cell.number === 0 ? proto.done(values.NONE) : cell.frame());
 	}
 
@@ -133,7 +127,8 @@ class Cells {
 			const error = errors.plain('ProcessExit', `process.exit(${this.exitCode})`);
 			cell.frame = () => proto.failed(proto.ERROR, error);
 		}
-		this.finish(cell);
+		// Microtasks come first, so that what the cell had begun there ends with it.
+		later(() => this.finish(cell));
 	}
 
 	/** process.exit(): ends the cell, or the callback it is called from; never returns. */
@@ -157,7 +152,7 @@ class Cells {
 	// What nobody caught: the running cell's error, else a message. A handler of the user's own
 	// comes first.
 	uncaught(error) {
-		if (process.listenerCount(UNCAUGHT) > 1) {
+		if (apply(listenerCount, process, [UNCAUGHT]) > 1) {
 			return;
 		}
 		const described = errors.describe(error);
@@ -168,13 +163,17 @@ class Cells {
 		const again = proto.bytes('Uncaught ');
 		const prefixed = described.traceback.subarray(0, again.length).equals(again);
 		this.native.write(2, prefixed ? described.traceback
-			: Buffer.concat([again, described.traceback]));
+			: concat([again, described.traceback]));
 	}
 
 	keepListening() {
-		if (!process.listeners(UNCAUGHT).includes(this.onUncaught)) {
-			process.on(UNCAUGHT, this.onUncaught);
+		const found = apply(listeners, process, [UNCAUGHT]);
+		for (let i = 0; i < found.length; i++) {
+			if (found[i] === this.onUncaught) {
+				return;
+			}
 		}
+		apply(on, process, [UNCAUGHT, this.onUncaught]);
 	}
 }
 

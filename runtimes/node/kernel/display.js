@@ -6,6 +6,8 @@
 const images = require('./images.js');
 const { show } = require('./values.js');
 
+const { process } = globalThis;
+
 // The cells' part, set by cells.js: sends an image while a cell runs.
 const target = { image: () => false };
 

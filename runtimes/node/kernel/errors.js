@@ -91,17 +91,6 @@ function property(value, name, fallback) {
 	}
 }
 
-// Where a SyntaxError is, as Node prints it; V8 keeps that out of the error itself.
-function excerpt(place) {
-	const line = apply(split, place.source, ['\n'])[place.line];
-	if (line === undefined || line.length > 400) {
-		return `cell ${place.number}:${place.line + 1}\n`;
-	}
-	const before = apply(slice, line, [0, place.column]);
-	const pad = apply(replace, before, [/[^\t]/g, ' ']);
-	return `cell ${place.number}:${place.line + 1}\n${line}\n${pad}^\n\n`;
-}
-
 function described(value, place) {
 	if (!isError(value)) {
 		const shown = inspect(value, OPTIONS);
@@ -110,14 +99,14 @@ function described(value, place) {
 	const name = property(value, 'name', 'Error');
 	const text = property(value, 'message', '');
 	const traceback = clean(inspect(value, OPTIONS));
-	return { name, text, traceback: `${place ? excerpt(place) : ''}${traceback}\n` };
+	return { name, text, traceback: `${place}${traceback}\n` };
 }
 
 /**
- * { name, text, traceback } as bounded UTF-8. Calls user code; what that throws is said in the
+ * { name, text, traceback } as bounded UTF-8; place is put before the traceback. Calls user code; what that throws is said in the
  * traceback, and an error is described all the same.
  */
-function describe(value, place = null) {
+function describe(value, place = '') {
 	let parts;
 	try {
 		parts = described(value, place);

@@ -1,64 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 'use strict';
 
-// Running source as the console of Chrome's developer tools does, by V8's own inspector: names live
-// on in the global scope, const and class may be declared again, await works at the top level.
+// From the text of a cell to a promise of its value.
 
-const { Session } = require('inspector');
 const vm = require('vm');
 const { rewrite } = require('./source.js');
 
-const GROUP = 'cell';
-const POST = Session.prototype.post;
 const { Script } = vm;
-const apply = Reflect.apply;
-const toNumber = Number;
-const toBigInt = BigInt;
+const { apply } = Reflect;
+const { exec } = RegExp.prototype;
+const ParseError = SyntaxError;
 
-const SYNTAX_ERROR = 'SyntaxError';
-const SPECIAL = { 'NaN': NaN, 'Infinity': Infinity, '-Infinity': -Infinity, '-0': -0 };
-
-const session = new Session();
-// Where functions called by the inspector put an object for us; reached through its id.
-const holder = { __proto__: null, value: undefined };
-let holderId = null;
-
-function post(method, params, callback) {
-	apply(POST, session, [method, params, callback]);
-}
-
-function connect() {
-	const name = '__holder';
-	session.connect();
-	globalThis[name] = holder;
-	post('Runtime.evaluate', { expression: name }, (error, reply) => {
-		holderId = reply.result.objectId;
-	});
-	delete globalThis[name];
-}
-
-// The value itself of what the inspector describes.
-function fetchObject(objectId) {
-	post('Runtime.callFunctionOn', {
-		functionDeclaration: 'function (value) { this.value = value; }',
-		objectId: holderId, arguments: [{ objectId }], silent: true, returnByValue: true,
-	}, () => {});
-	const { value } = holder;
-	holder.value = undefined;
-	return value;
-}
-
-function fetch(remote) {
-	if (remote.objectId !== undefined) {
-		return fetchObject(remote.objectId);
-	}
-	const special = remote.unserializableValue;
-	if (special === undefined) {
-		return remote.type === 'undefined' ? undefined : remote.value;
-	}
-	return remote.type === 'bigint' ? toBigInt(special.slice(0, -1))
-		: special in SPECIAL ? SPECIAL[special] : toNumber(special);
-}
+const VALUE = '.repl_result';
+// For parsing only: what a cell may say, an async function may.
+const IN_FUNCTION = 'async () => {';
+// What Node puts before the stack of an error in parsing: file, line, the line, what is wrong in it.
+const PLACE = /^cell:(\d+)\n(.*)\n( *)(\^+)\n/;
 
 // `{a: 1}` is meant as an object, as consoles take it, if it is one.
 function asObject(source) {
@@ -66,52 +23,45 @@ function asObject(source) {
 		return source;
 	}
 	try {
-		const wrapped = `(${source.trimEnd()}\n)`;
-		new Script(wrapped);
-		return wrapped;
+		const object = `(${source.trimEnd()}\n)`;
+		new Script(`async () => ${object}`);
+		return object;
 	} catch {
 		return source;
 	}
 }
 
-// Where a SyntaxError is: { number, source, line, column }, else null.
-function place(details, number, source) {
-	const { exception, stackTrace } = details;
-	// One that is thrown has a stack; this one has the place where parsing stopped.
-	if (exception?.className !== SYNTAX_ERROR || details.url !== `cell-${number}` ||
-		stackTrace?.callFrames?.[0]?.url === details.url) {
-		return null;
+// What user code has done to strings and regular expressions must not end the session.
+function prepared(source) {
+	try {
+		return asObject(rewrite(source));
+	} catch {
+		return source;
 	}
-	return { number, source, line: details.lineNumber, column: details.columnNumber };
 }
 
-/**
- * Runs source as cell `number`; calls onResult({ thrown, value, place }) once, never from within,
- * unless the code is terminated or never ends.
- */
-function evaluate(source, number, onResult) {
-	const code = rewrite(asObject(source));
-	post('Runtime.evaluate', {
-		expression: `${code}\n//# sourceURL=cell-${number}`,
-		replMode: true, awaitPromise: true, objectGroup: GROUP, generatePreview: false,
-	}, (error, reply) => {
-		if (error) {
-			onResult({ thrown: true, value: new Error(error.message), place: null });
-			return;
+/** Runs a cell; see native.evaluate. */
+function evaluate(native, source, number) {
+	return native.evaluate(`${prepared(source)}\n//# sourceURL=cell-${number}`);
+}
+
+/** Where a source that cannot be parsed goes wrong, as Node prints it; '' if that is not known. */
+function place(source, number, error) {
+	if (!(error instanceof ParseError)) {
+		return '';
+	}
+	try {
+		new Script(`${IN_FUNCTION}${source}\n}`, { filename: 'cell' });
+	} catch (again) {
+		const found = apply(exec, PLACE, [`${again.stack}`]);
+		if (found === null || again.message !== error.message) {
+			return '';
 		}
-		const details = reply.exceptionDetails;
-		if (details === undefined) {
-			onResult({ thrown: false, value: fetch(reply.result), place: null });
-			return;
-		}
-		const value = fetch(details.exception ?? { type: 'string', value: details.text });
-		onResult({ thrown: true, value, place: place(details, number, code) });
-	});
+		const shift = found[1] === '1' ? IN_FUNCTION.length : 0;
+		const line = found[2].slice(shift);
+		return `cell ${number}:${found[1]}\n${line}\n${found[3].slice(shift)}${found[4]}\n\n`;
+	}
+	return '';
 }
 
-/** After a cell: the inspector holds on to what it has described. */
-function release() {
-	post('Runtime.releaseObjectGroup', { objectGroup: GROUP }, () => {});
-}
-
-module.exports = { connect, evaluate, release };
+module.exports = { evaluate, place, VALUE };

@@ -5,9 +5,9 @@
 // (src/base/kernel_proto.h), answers RUN after RUN, and ends when the socket does.
 
 const { Socket } = require('net');
+const path = require('path');
 const native = require('./native.node');
 const proto = require('./proto.js');
-const evaluator = require('./evaluate.js');
 const modules = require('./modules.js');
 const streams = require('./streams.js');
 const surroundings = require('./surroundings.js');
@@ -65,8 +65,8 @@ function main() {
 		}
 	};
 
-	native.start((interrupted) => cells.wake(interrupted), ...surroundings.asyncFields());
-	evaluator.connect();
+	native.start((interrupted) => cells.wake(interrupted), __dirname + path.sep,
+		...surroundings.asyncFields());
 	surroundings.install((code) => cells.exit(code));
 	modules.install();
 	const socket = new Socket({ fd, readable: true, writable: false, allowHalfOpen: true });

@@ -7,7 +7,8 @@
 const { Writable } = require('stream');
 
 const { defineProperty, getOwnPropertyDescriptor, hasOwn } = Object;
-const nextTick = process.nextTick;
+const { process } = globalThis; // user code may replace it
+const { nextTick } = process;
 
 class Output extends Writable {
 	constructor(fd, write) {

@@ -6,6 +6,9 @@
 const Module = require('module');
 const path = require('path');
 
+const { process } = globalThis; // user code may replace it
+const { apply } = Reflect;
+
 /** Arguments for native.start(): Node's record of async contexts. */
 function asyncFields() {
 	const quiet = process.noDeprecation;
@@ -23,7 +26,7 @@ function ignoreSigintListeners() {
 			process.removeListener(event, listener);
 			process.on(event, (type, ...rest) => {
 				if (type !== 'SIGINT') {
-					listener.call(process, type, ...rest);
+					apply(listener, process, [type, ...rest]);
 				}
 			});
 		}
@@ -36,7 +39,7 @@ function quietExperiments() {
 		process.removeListener('warning', listener);
 		process.on('warning', (warning) => {
 			if (warning?.name !== 'ExperimentalWarning') {
-				listener.call(process, warning);
+				apply(listener, process, [warning]);
 			}
 		});
 	}

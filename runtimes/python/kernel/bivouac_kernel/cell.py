@@ -85,8 +85,17 @@ class Kernel:
 
     # Running
 
-    def run(self, number, source, _flags=0):
+    def run(self, number, source, flags=0):
         """Run one cell and return its DONE frame. Nothing raised by user code gets out of here."""
+        if flags & proto.RUN_STREAM:
+            self.streams.watch(True)
+            try:
+                return self._run_cell(number, source)
+            finally:
+                self.streams.watch(False)
+        return self._run_cell(number, source)
+
+    def _run_cell(self, number, source):
         exc = None
         self._in_cell = True
         _STATE.pending = False

@@ -22,6 +22,7 @@ HOME = "/home/session"
 WORKDIR = "/mnt/data"
 USER_SITE = HOME + "/.local/lib/python%d.%d/site-packages" % sys.version_info[:2]
 _EXIT_PROTOCOL = 76  # EX_PROTOCOL of sysexits.h
+_KERNEL_FD = 3  # kernel_proto.h
 
 # One thread each for BLAS and OpenMP: a session has a share of a processor, and as many threads as
 # the host has processors would meet its process limit. Cells raise it with threadpoolctl.
@@ -60,9 +61,18 @@ def _no_getpass(prompt="Password: ", stream=None):
 
 def serve(sock_fd):
     """Serve the agent over a connected stream socket. Never returns."""
+    _exit_with(_serve, sock_fd)
+
+
+def serve_launched():
+    """The same where a launcher has read INIT. Never returns."""
+    _exit_with(_serve_launched)
+
+
+def _exit_with(function, *args):
     status = _EXIT_PROTOCOL
     try:
-        status = _serve(sock_fd)
+        status = function(*args)
     except (proto.ProtocolError, ConnectionError):
         pass
     except BaseException as exc:
@@ -87,6 +97,14 @@ def _serve(sock_fd):
     return _loop(kernel, channel)
 
 
+def _serve_launched():
+    outputs = [dup_high(fd) for fd in (1, 2)]
+    channel = _open_channel(_KERNEL_FD, outputs)
+    kernel = _initialise(channel, os.urandom(32), outputs)
+    channel.send(proto.ready(os.getpid()))
+    return _loop(kernel, channel)
+
+
 def _loop(kernel, channel):
     read, run, send, housekeep = channel.read, kernel.run, channel.send, kernel.housekeep
     while True:
@@ -102,21 +120,21 @@ def _loop(kernel, channel):
         housekeep()
 
 
-def _open_channel(sock_fd):
+def _open_channel(sock_fd, keep=()):
     # SECURITY: user code gets descriptors 0 to 2 and nothing the zygote may have left open.
     high = dup_high(sock_fd)
-    os.closerange(3, high)
-    if high < 1024:
-        os.closerange(high + 1, 1024)
+    kept = sorted([2, high, *keep])
+    for low, above in zip(kept, [*kept[1:], max(1024, kept[-1] + 1)]):
+        os.closerange(low + 1, above)
     fcntl.fcntl(high, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     sock = _socket.socket(fileno=high)
     sock.settimeout(None)
     return proto.Channel(sock)
 
 
-def make_kernel(main, shell, pretty):
-    """In the zygote: the kernel that each forked process starts from."""
-    _set_surroundings()
+def make_kernel(main, shell, pretty, environment):
+    """In the zygote: the kernel that each forked process starts from. environment: None keeps it."""
+    _set_surroundings(environment)
     kernel = Kernel(main.__dict__, Streams(), None, shell, pretty)
     kernel.user_site = USER_SITE
     _set_builtins(kernel, shell)
@@ -209,10 +227,11 @@ def _enter_directory():
             continue
 
 
-def _set_surroundings():
+def _set_surroundings(environment):
     """Environment, arguments and module path of user code; the same in every session."""
-    os.environ.clear()
-    os.environ.update(ENVIRONMENT)
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
     sys.argv = [""]
     sys.executable = zygote.python_executable()
     if "multiprocessing.spawn" in sys.modules:

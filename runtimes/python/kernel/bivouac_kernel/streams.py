@@ -7,10 +7,19 @@ import os
 import sys
 
 
+class _Writer(io.BufferedWriter):
+    """Has attributes of its own: while somebody watches, `write` is one of them."""
+
+    def write_through(self, data):
+        written = super().write(data)
+        self.flush()
+        return written
+
+
 def _open(fd, name):
     raw = io.FileIO(fd, "wb", closefd=False)
     stream = io.TextIOWrapper(
-        io.BufferedWriter(raw), "utf-8", errors="backslashreplace", line_buffering=True
+        _Writer(raw), "utf-8", errors="backslashreplace", line_buffering=True
     )
     raw.name = name
     stream.mode = "w"
@@ -28,16 +37,32 @@ def dup_high(fd):
 
 
 class Streams:
-    __slots__ = ("out", "err", "_saved")
+    __slots__ = ("out", "err", "_saved", "_watched")
 
     def __init__(self):
         self._saved = None
+        self._watched = False
         self._make()
         sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
 
     def _make(self):
         self.out = sys.stdout = sys.__stdout__ = _open(1, "<stdout>")
         self.err = sys.stderr = sys.__stderr__ = _open(2, "<stderr>")
+        if self._watched:
+            self.watch(True)
+
+    def watch(self, watched):
+        """Whether output is to leave as it is written, and not line by line."""
+        self._watched = watched
+        for stream in (self.out, self.err):
+            try:
+                stream.reconfigure(write_through=watched)
+                if watched:
+                    stream.buffer.write = stream.buffer.write_through
+                else:
+                    stream.buffer.__dict__.pop("write", None)
+            except (AttributeError, OSError, ValueError):
+                pass  # the cell closed or took it; restore() sees to that
 
     def attach(self, out_fd, err_fd):
         """Make the two descriptors 1 and 2, and remember them for restore()."""

@@ -53,8 +53,10 @@ def recipe_imports(path=RECIPE):
     return names
 
 
-def prepare(modules=None):
+def prepare(modules=None, launched=False):
     """Make this process ready to be forked. A module that cannot be imported is left out.
+
+    launched: there will be no fork, this process becomes the kernel.
 
     Returns the list of problems met, as text; zygote.c logs it.
     """
@@ -74,7 +76,7 @@ def prepare(modules=None):
     if "matplotlib.pyplot" in sys.modules:
         _attempt(problems, "matplotlib drawing", _draw)
     _attempt(problems, "pandas", _touch_pandas)
-    _make_kernel()
+    _make_kernel(launched)
     _one_thread()
     gc.collect()
     gc.freeze()
@@ -177,7 +179,7 @@ def _make_shell():
     sys.modules["__main__"] = PREPARED.main
 
 
-def _make_kernel():
+def _make_kernel(launched):
     """Build the kernel and run warm-up cells in it, with nothing shown and nothing kept open."""
     from bivouac_kernel import session, streams
 
@@ -186,8 +188,11 @@ def _make_kernel():
     try:
         for fd in kept:
             os.dup2(null, fd)
-        PREPARED.kernel = session.make_kernel(PREPARED.main, PREPARED.shell, PREPARED.pretty)
-        for _ in range(_WARM_ROUNDS):
+        environment = None if launched else session.ENVIRONMENT
+        PREPARED.kernel = session.make_kernel(
+            PREPARED.main, PREPARED.shell, PREPARED.pretty, environment
+        )
+        for _ in range(0 if launched else _WARM_ROUNDS):
             session.rehearse(PREPARED.kernel)
         if PREPARED.shell is not None:
             PREPARED.shell.transform_cell("%time x = !true\nx?")
