@@ -583,7 +583,7 @@ int context_delete(struct session *s, struct str name, struct err *e)
 	if (c == &s->first)
 		return err_set(e, ERR_CONFLICT,
 			       "The context '" CONTEXT_DEFAULT
-			       "' cannot be deleted. Restart it, or "
+			       "' cannot be deleted; restart it, or "
 			       "delete the session.");
 	c->deleted = true;
 	if (c->retry)

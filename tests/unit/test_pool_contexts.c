@@ -5,6 +5,7 @@
  * becomes of those that are deleted, and what the next daemon finds.
  */
 #include "fake_backend.h"
+#include "pool/internal.h"
 
 static struct session *session;
 
@@ -672,6 +673,27 @@ static void test_session_ends_with_its_contexts(void **state)
 	settle();
 }
 
+/* What runs in any of them is use of the session. */
+static void test_running_is_use(void **state)
+{
+	static struct outcome o;
+
+	(void)state;
+	two_contexts();
+	run_in(&o, "work", "", 0);
+	assert_started(1);
+	session->accessed_us = 0;
+	session_rearm(session);
+	settle();
+	assert_int_equal(o.calls, 0);
+	done_of(0, AGENT_RESULT_OK);
+	assert_outcome(&o, AGENT_RESULT_OK, "");
+	session->accessed_us = 0;
+	session_rearm(session);
+	settle();
+	assert_null(session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1")));
+}
+
 /* --- what the next daemon finds --- */
 
 struct status {
@@ -972,6 +994,7 @@ int main(void)
 		TEST(test_restart),
 		TEST(test_result_of_a_deleted_context),
 		TEST(test_session_ends_with_its_contexts),
+		TEST(test_running_is_use),
 		TEST(test_adopted_contexts),
 		TEST(test_adopted_beside_an_execution),
 		TEST(test_adopted_queue),

@@ -4,6 +4,7 @@
  * Terminals of a session against agents that say what the test says, lies included.
  */
 #include "fake_backend.h"
+#include "pool/internal.h"
 
 #include <sys/socket.h>
 
@@ -660,6 +661,32 @@ static void test_list(void **state)
 	assert_listed(0, 0);
 }
 
+/* As if nobody had asked for anything for a long time. */
+static void grow_old(void)
+{
+	session->accessed_us = 0;
+	session_rearm(session);
+	settle();
+}
+
+static void test_attached_is_use(void **state)
+{
+	struct user ann = { "ann", NULL };
+
+	(void)state;
+	open_session();
+	sit_down(&ann);
+	grow_old();
+	assert_true(session_lives());
+	/* Its idle time begins when the last one leaves. */
+	terminal_detach(ann.t);
+	settle();
+	assert_true(session_lives());
+	assert_int_not_equal(session->accessed_us, 0);
+	grow_old();
+	assert_false(session_lives());
+}
+
 static void test_session_ends(void **state)
 {
 	struct user ann = { "ann", NULL }, ben = { "ben", NULL };
@@ -831,6 +858,7 @@ int main(void)
 		TEST(test_replaced_who_leaves),
 		TEST(test_attach_to_what_has_ended),
 		TEST(test_list),
+		TEST(test_attached_is_use),
 		TEST(test_session_ends),
 		TEST(test_agent_goes),
 		TEST(test_adopted),
