@@ -504,12 +504,13 @@ static void adopt_kernel(struct session *s, const struct agent_status_kernel *k)
 
 	if (k->state == AGENT_KERNEL_NONE)
 		return;
-	if (k->kernel != 0)
+	if (k->kernel != 0) {
 		c = from_label(s, k->label);
-	if (!c)
-		c = adopt_nameless(s, k->kernel);
-	if (!c)
-		return;
+		if (!c)
+			c = adopt_nameless(s, k->kernel);
+		if (!c)
+			return;
+	}
 	c->number = (int)k->kernel;
 	if (c->deleted)
 		c->kernel = CONTEXT_KERNEL_ENDING;
