@@ -85,7 +85,8 @@ BIVOUAC_BIN_DIR=$build run_pytest tests/abuse
 step "end to end under sanitizers"
 BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_execute.py tests/e2e/test_files.py tests/e2e/test_bad_input.py tests/e2e/test_gateway.py \
 	tests/e2e/test_sessions.py tests/e2e/test_arm.py tests/e2e/test_client_bytes.py tests/e2e/test_identity_endpoint.py \
-	tests/e2e/test_superset_contract.py tests/e2e/test_superset_files.py tests/e2e/test_superset_service.py
+	tests/e2e/test_superset_contract.py tests/e2e/test_superset_files.py tests/e2e/test_superset_service.py \
+	tests/e2e/test_superset_shell.py
 BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_limits.py -k memory
 
 echo

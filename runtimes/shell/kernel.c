@@ -11,6 +11,7 @@
  * nothing but its own session. What commands do by accident must not break it.
  */
 
+#include "kernel_frame.h"
 #include "kernel_shell.h"
 
 #include "base/buf.h"
@@ -30,6 +31,11 @@
 
 #define EXIT_PROTOCOL 76 /* EX_PROTOCOL of sysexits.h */
 #define EXIT_SYSTEM   71 /* EX_OSERR */
+/** After an interrupt the command's end is awaited for so long (the first time well within the
+ * agent's AGENT_TIMEOUT_GRACE_MS), then what it did not reach gets it too, and again after twice as
+ * long. */
+#define INSIST_MS_FIRST 8
+#define INSIST_MS_LAST  512
 /** The exit code of a command whose shell could not be had, or could not be asked afterwards. */
 #define CODE_NO_SHELL 125
 
@@ -38,14 +44,13 @@ struct kernel {
 	struct buf in;
 	int epoll_fd;
 	int signal_fd;
-	bool asked;        /* a RUN has not been answered */
-	bool handed;       /* and its command has been given to bash */
-	bool interrupted;  /* SIGINT came */
-	unsigned refusals; /* of that command, by shells that could not even begin it */
-	bool is_argv;
-	size_t frame_len; /* of that RUN, at the start of `in` */
-	size_t code_at, code_len;
-	unsigned starts; /* of shells, since one was ready */
+	bool asked;       /* a RUN has not been answered */
+	bool handed;      /* and its command has been given to bash */
+	bool interrupted; /* SIGINT came */
+	int insist_ms;
+	unsigned refusals;    /* of that command, by shells that could not even begin it */
+	struct run_frame run; /* that RUN, at the start of `in` */
+	unsigned starts;      /* of shells, since one was ready */
 };
 
 static void say(const char *text)
@@ -85,8 +90,8 @@ static void answer(struct kernel *k, int code)
 	buf_done(&b);
 	k->asked = k->handed = false;
 	k->refusals = 0;
-	buf_consume(&k->in, k->frame_len);
-	k->frame_len = 0;
+	buf_consume(&k->in, k->run.size);
+	k->run.size = 0;
 	if (!k->in.len && k->in.cap > 256 * 1024)
 		buf_done(&k->in);
 }
@@ -111,7 +116,7 @@ static void start(struct kernel *k, bool state)
 /* Gives the waiting command to the shell, which may have to be started for it. */
 static void hand_over(struct kernel *k)
 {
-	struct str code = { k->in.ptr + k->code_at, k->code_len };
+	struct str code = { k->in.ptr + k->run.code_begin, k->run.code_len };
 
 	if (!k->asked || k->handed)
 		return;
@@ -126,13 +131,14 @@ static void hand_over(struct kernel *k)
 	}
 	if (k->shell.state != SHELL_IDLE)
 		return;
-	if (!k->is_argv && memchr(code.ptr, '\0', code.len)) {
+	if (!k->run.is_argv && memchr(code.ptr, '\0', code.len)) {
 		say("bash: the command has a NUL character, which no command can have\n");
 		answer(k, 2);
 		return;
 	}
 	k->interrupted = false;
-	if (shell_run(&k->shell, code, k->is_argv) == 0) {
+	k->insist_ms = INSIST_MS_FIRST;
+	if (shell_run(&k->shell, code, k->run.is_argv) == 0) {
 		k->handed = true;
 		return;
 	}
@@ -218,37 +224,19 @@ static void on_signal(struct kernel *k)
 	}
 }
 
-/* Takes a RUN from the start of `in`; false if there is none yet, or the last is not answered. Ends
- * the program if something else is there. */
+/* Takes a RUN from the start of `in`; false if there is none yet, or the last is not answered. */
 static bool take_frame(struct kernel *k)
 {
-	struct wire_reader r = wire_reader(k->in.ptr, k->in.len);
-	uint32_t len = wire_get_u32(&r);
-	uint8_t type = wire_get_u8(&r);
+	int rc = k->asked ? 0 : run_frame_parse(buf_str(&k->in), &k->run);
 
-	if (k->asked || k->in.len < KERNEL_HEADER_SIZE)
-		return false;
-	if (len > KERNEL_FRAME_MAX || type != KERNEL_RUN)
+	if (rc < 0)
 		exit(EXIT_PROTOCOL);
-	if (k->in.len - KERNEL_HEADER_SIZE < len)
+	if (rc == 0)
 		return false;
-	r = wire_reader(k->in.ptr + KERNEL_HEADER_SIZE, len);
-	uint32_t number = wire_get_u32(&r);
-	uint8_t flags = wire_get_u8(&r);
-	struct str code = wire_get_blob(&r, KERNEL_FRAME_MAX);
-
-	k->is_argv = flags & KERNEL_RUN_ARGV;
-	/* KERNEL_RUN_STREAM asks nothing of us: nothing of ours is buffered. */
-	if (!wire_ok(&r) || flags & ~(KERNEL_RUN_ARGV | KERNEL_RUN_STREAM) ||
-	    (k->is_argv && (!code.len || code.ptr[code.len - 1] != '\0')))
-		exit(EXIT_PROTOCOL);
-	k->frame_len = KERNEL_HEADER_SIZE + len;
-	k->code_at = k->frame_len - code.len;
-	k->code_len = code.len;
-	if (number == 0) {
+	if (k->run.number == 0) {
 		/* The warm-up: an empty command goes all the way of any other. */
-		k->code_len = 0;
-		k->is_argv = false;
+		k->run.code_len = 0;
+		k->run.is_argv = false;
 	}
 	k->asked = true;
 	hand_over(k);
@@ -268,8 +256,8 @@ static void on_socket(struct kernel *k)
 		if (k->shell.pid > 0)
 			kill(k->shell.pid, SIGHUP);
 		/* Reset: it went without having read our last answer. */
-		exit((n == 0 || errno == ECONNRESET) && k->in.len == k->frame_len ? 0
-										  : EXIT_PROTOCOL);
+		exit((n == 0 || errno == ECONNRESET) && k->in.len == k->run.size ? 0
+										 : EXIT_PROTOCOL);
 	}
 	k->in.len += (size_t)n;
 }
@@ -318,8 +306,14 @@ int main(int argc, char **argv)
 	send_ready();
 	for (;;) {
 		struct epoll_event events[4];
-		int n = epoll_wait(k.epoll_fd, events, ARRAY_LEN(events), -1);
+		bool insist = k.handed && k.interrupted && k.insist_ms <= INSIST_MS_LAST;
+		int n = epoll_wait(k.epoll_fd, events, ARRAY_LEN(events),
+				   insist ? k.insist_ms : -1);
 
+		if (n == 0) {
+			shell_interrupt_stragglers(&k.shell);
+			k.insist_ms *= 2;
+		}
 		for (int i = 0; i < n; i++) {
 			if (events[i].data.fd == KERNEL_FD)
 				on_socket(&k);

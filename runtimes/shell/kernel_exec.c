@@ -49,26 +49,36 @@ static int read_words(const char *driver_pid, const char *fd_text, struct buf *r
 	}
 }
 
-int exec_main(const char *driver_pid, const char *fd)
+/* Returns only if the program cannot be started: the exit code. */
+static int run_words(struct str words)
 {
-	struct buf words;
-	size_t count = 0, at = 0;
+	size_t count = 0;
+	const char *at = words.ptr;
 
-	buf_init(&words, KERNEL_FRAME_MAX + 65536);
-	if (read_words(driver_pid, fd, &words) < 0) {
-		dprintf(2, "bash: the command's words cannot be read\n");
-		return 126;
-	}
 	for (size_t i = 0; i < words.len; i++)
 		count += words.ptr[i] == '\0';
-	char **argv = calloc(count + 1, sizeof(*argv));
+	OWNED_MEM char **argv = calloc(count + 1, sizeof(*argv));
 
-	if (!argv)
+	if (!argv || !count)
 		return complain(words.ptr, ENOMEM);
 	for (size_t i = 0; i < count; i++) {
-		argv[i] = words.ptr + at;
-		at += strlen(argv[i]) + 1;
+		argv[i] = (char *)at;
+		at += strlen(at) + 1;
 	}
 	execvp(argv[0], argv);
 	return complain(argv[0], errno);
+}
+
+int exec_main(const char *driver_pid, const char *fd)
+{
+	struct buf words;
+	int code = 126;
+
+	buf_init(&words, KERNEL_FRAME_MAX + 65536);
+	if (read_words(driver_pid, fd, &words) < 0)
+		dprintf(2, "bash: the command's words cannot be read\n");
+	else
+		code = run_words(buf_str(&words));
+	buf_done(&words);
+	return code;
 }

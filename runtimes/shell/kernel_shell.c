@@ -229,10 +229,9 @@ static int send_loop(const struct shell *s, int state_fd, bool options)
 int shell_start(struct shell *s, bool state, bool options)
 {
 	int pair[2];
-	int state_fd = s->has_exit ? s->exit_fd : s->has_base ? s->base_fd : -1;
+	/* What a bash leaves when it exits may refer to the state before. */
+	int state_fd = !state || !s->has_base ? -1 : s->has_exit ? s->exit_fd : s->base_fd;
 
-	if (!state)
-		state_fd = -1;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
 	s->pid = fork();
@@ -261,6 +260,7 @@ int shell_run(struct shell *s, struct str code, bool is_argv)
 		return -1;
 	ftruncate(s->exit_fd, 0);
 	s->has_exit = false;
+	s->interrupted_count = 0;
 	char tokens[] = "e\ns\nw\nr\nn\n";
 
 	if (is_argv)

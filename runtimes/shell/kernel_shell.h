@@ -39,7 +39,8 @@ enum shell_event {
 	SHELL_BROKEN,   /* bash lives but does not take commands any more: kill and start again */
 };
 
-#define SHELL_REPORT_MAX 64
+#define SHELL_REPORT_MAX      64
+#define SHELL_INTERRUPTED_MAX 64
 
 struct shell {
 	enum shell_state state;
@@ -55,6 +56,8 @@ struct shell {
 	bool has_exit;
 	bool large; /* its state is too large to be written down after each command */
 	char dir[PATH_MAX];
+	pid_t interrupted[SHELL_INTERRUPTED_MAX]; /* by shell_interrupt_stragglers() */
+	size_t interrupted_count;
 	char report[SHELL_REPORT_MAX];
 	size_t report_len;
 };
@@ -74,6 +77,14 @@ enum shell_event shell_take(struct shell *s);
 enum shell_event shell_reap(struct shell *s);
 /** shell_kill: ends bash at once; state is DOWN. */
 void shell_kill(struct shell *s);
+
+/**
+ * shell_interrupt_stragglers: SIGINT for programs of the running command that it did not reach when
+ * the process group got it: those in groups of their own (`timeout`, `set -m`), and those that were
+ * just being forked. What a command put into the background ignores it. May be called again: each
+ * gets it once.
+ */
+void shell_interrupt_stragglers(struct shell *s);
 
 /** exec_main: the other way to start this program: becomes the command of a RUN with ARGV. */
 int exec_main(const char *driver_pid, const char *fd);

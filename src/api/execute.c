@@ -160,7 +160,7 @@ static void stream_started(void *arg, struct execution *x)
 	struct err e = ERR_INIT;
 	struct buf b;
 
-	/* It may be before session_execute() has returned, and again after a lost kernel. */
+	/* It may be before session_execute() has returned. */
 	if (!st->begun && stream_begin(st, x, &e) < 0)
 		return; /* run() sees that too */
 	buf_init(&b, 4096);
@@ -301,11 +301,10 @@ static void run(struct execute_state *st, struct session *s)
 		http_mind_leaving(st->call->rq);
 	if (!st->streams || st->begun)
 		return;
-	/* It waits for its turn; its caller sees that somebody is there. */
 	if (stream_begin(st, x, &e) < 0)
 		call_fail(st->call, &e); /* and it goes with the request */
-	else
-		event_stream_comment(&st->stream, "queued");
+	else if (x->state == EXECUTION_QUEUED)
+		event_stream_comment(&st->stream, "queued"); /* somebody is there */
 }
 
 static void opened(void *arg, struct session *s, struct agent_link *link)

@@ -28,67 +28,6 @@ int text_property(const json_t *props, const char *name, struct str *ret, struct
 	return 1;
 }
 
-/* ---- languages and contexts ---- */
-
-static const struct {
-	struct str alias;
-	struct str language;
-} aliases[] = {
-	{ { "js", 2 }, { "node", 4 } },        { { "javascript", 10 }, { "node", 4 } },
-	{ { "nodejs", 6 }, { "node", 4 } },    { { "bash", 4 }, { "shell", 5 } },
-	{ { "sh", 2 }, { "shell", 5 } },       { { "py", 2 }, { "python", 6 } },
-	{ { "python3", 7 }, { "python", 6 } },
-};
-
-static bool language_of(const struct runtime *r, struct str name, struct str *ret)
-{
-	for (size_t i = 0; i < r->language_count; i++)
-		if (str_eq_nocase(str_from(r->languages[i]), name)) {
-			*ret = str_from(r->languages[i]);
-			return true;
-		}
-	return false;
-}
-
-int language_find(const struct pool *pool, struct str name, struct str *ret, struct err *e)
-{
-	const struct runtime *r = pool_runtime(pool);
-	char has[RUNTIME_LANGUAGES_MAX * 32] = "";
-	size_t len = 0;
-
-	if (!r)
-		return err_set(e, ERR_UNAVAILABLE, "The image of %s sessions is not installed.",
-			       pool_spec(pool)->container_type);
-	if (language_of(r, name, ret))
-		return 0;
-	for (size_t i = 0; i < ARRAY_LEN(aliases); i++)
-		if (str_eq_nocase(aliases[i].alias, name) &&
-		    language_of(r, aliases[i].language, ret))
-			return 0;
-	for (size_t i = 0; i < r->language_count && len < sizeof(has); i++)
-		len += (size_t)snprintf(has + len, sizeof(has) - len, "%s%s", i ? ", " : "",
-					r->languages[i]);
-	return err_set(e, ERR_INVALID,
-		       "The language '%.*s' is not in sessions of this pool (%s); they have: %s.",
-		       (int)utf8_cut(name, 40), name.ptr, pool_spec(pool)->container_type, has);
-}
-
-int context_name_check(struct str name, struct err *e)
-{
-	bool ok = name.len >= 1 && name.len <= CONTEXT_NAME_MAX;
-
-	for (size_t i = 0; ok && i < name.len; i++)
-		ok = (name.ptr[i] >= '0' && name.ptr[i] <= '9') ||
-		     ((name.ptr[i] | 32) >= 'a' && (name.ptr[i] | 32) <= 'z') ||
-		     memchr("-_.", name.ptr[i], 3);
-	if (!ok)
-		return err_set(e, ERR_INVALID,
-			       "The name of a context has 1 to %d letters, digits, '-', '_' and "
-			       "'.'; '%.*s' is none.",
-			       CONTEXT_NAME_MAX, (int)utf8_cut(name, 80), name.ptr);
-	return 0;
-}
-
 static int parse_place(const struct call *c, struct execute_body *b, json_t *props, struct err *e)
 {
 	struct str language;

@@ -31,12 +31,5 @@ struct execute_body {
 int execute_body_parse(const struct call *c, struct execute_body *b, struct err *e);
 void execute_body_done(struct execute_body *b);
 
-/**
- * language_find: how the pool's image calls a language that a caller named, in any case or by an
- * alias ("js", "bash"). ERR_INVALID names those that it has.
- */
-int language_find(const struct pool *pool, struct str name, struct str *ret, struct err *e);
-/** context_name_check: 1 to CONTEXT_NAME_MAX letters, digits, '-', '_' and '.'. */
-int context_name_check(struct str name, struct err *e);
 /** text_property: a string without NUL characters; 1 found, 0 absent or null, -1 anything else. */
 int text_property(const json_t *props, const char *name, struct str *ret, struct err *e);

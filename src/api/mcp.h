@@ -60,8 +60,8 @@ void mcp_refuse(struct mcp *m, const struct err *e);
 json_t *mcp_tools(const struct mcp *m);
 /** mcp_tool_run: false if there is no such tool for the pool. */
 bool mcp_tool_run(struct mcp *m, const char *name);
-/** mcp_with_session: allocates the environment if need be; calls open when the environment's sandbox can be talked to, or ends the tool
- * with an error. */
+/** mcp_with_session: allocates the environment if need be; calls open when the environment's
+ * sandbox can be talked to, or ends the tool with an error. */
 void mcp_with_session(struct mcp *m,
 		      void (*open)(struct mcp *m, struct session *s, struct agent_link *link));
 /** mcp_argument: a string of the arguments; required ones that are missing end the tool. */

@@ -46,8 +46,7 @@
 	"/subscriptions/" SUBSCRIPTION                                                             \
 	"/resourcegroups/default/providers/microsoft.app/sessionpools/default"
 #define FILES_RESERVE_MAX 1024
-#define DEV_POOL_PATH                                                                              \
-	"/subscriptions/" SUBSCRIPTION "/resourceGroups/default/sessionPools/default"
+#define DEV_POOL_PATH     "/subscriptions/" SUBSCRIPTION "/resourceGroups/default/sessionPools/default"
 #define TOKEN_MAX         2048
 #define LOCK_TRIES        250
 #define LOCK_PAUSE_US     20000
@@ -97,8 +96,8 @@ static int parse_address(const char *option, const char *text, char ret_address[
 
 	if (!colon || colon == text || colon - text >= 64 ||
 	    !str_to_u64(str_from(colon + 1), 65535, &port))
-		return err_set(e, ERR_INVALID, "--%s must be ADDR:PORT, as 127.0.0.1:8900, not '%s'",
-			       option, text);
+		return err_set(e, ERR_INVALID,
+			       "--%s must be ADDR:PORT, as 127.0.0.1:8900, not '%s'", option, text);
 	snprintf(ret_address, 64, "%.*s", (int)(colon - text), text);
 	*ret_port = (uint16_t)port;
 	return 0;
@@ -108,9 +107,9 @@ static int parse_listen(const struct options *o, struct err *e)
 {
 	if (parse_address("listen", o->listen, d.address, &d.port, e) < 0)
 		return -1;
-	return o->tls_listen ? parse_address("tls-listen", o->tls_listen, d.tls_address,
-					     &d.tls_port, e)
-			     : 0;
+	return o->tls_listen
+		       ? parse_address("tls-listen", o->tls_listen, d.tls_address, &d.tls_port, e)
+		       : 0;
 }
 
 /* Bound before the drop of rights, as the daemon gives away the right to make network sockets; it
@@ -368,7 +367,8 @@ static json_t *dev_line(const char *endpoint, struct err *e)
 
 static void add_tls_line(json_t *line)
 {
-	OWNED_MEM char *endpoint = str_printf("%s%s", d.tls_url, d.options.dev ? DEV_POOL_PATH : "");
+	OWNED_MEM char *endpoint =
+		str_printf("%s%s", d.tls_url, d.options.dev ? DEV_POOL_PATH : "");
 	OWNED_MEM char *ca_file = str_printf("%s/tls/ca.pem", d.state_outside);
 
 	json_object_set_new(line, "tlsEndpoint", endpoint ? json_string(endpoint) : NULL);
@@ -398,11 +398,15 @@ static void print_ready(void)
 /* With --dev only: on a machine that others use, tokens come from 'bivouac token'. */
 static int dev_routes(struct err *e)
 {
+	const char *tls = d.options.tls_listen ? d.tls_address : NULL;
+
 	if (!d.options.dev)
 		return 0;
-	if (managed_identity_allowed(d.address))
+	/* Both listeners have the same routes. */
+	if (managed_identity_allowed(d.address) && (!tls || managed_identity_allowed(tls)))
 		return managed_identity_routes(d.identity, DEV_OID, DEV_NAME, d.server, e);
-	log_info("no /msi/token: %s is not a loopback address", d.address);
+	log_info("no /msi/token: %s is not a loopback address",
+		 managed_identity_allowed(d.address) ? tls : d.address);
 	return 0;
 }
 

@@ -163,8 +163,8 @@ static bool set_basics(X509 *cert, EVP_PKEY *key, const char *name, long days)
 	       X509_set_pubkey(cert, key) &&
 	       X509_NAME_add_entry_by_txt(subject, "O", MBSTRING_UTF8,
 					  (const unsigned char *)"Bivouac", -1, -1, 0) &&
-	       X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8,
-					  (const unsigned char *)name, -1, -1, 0);
+	       X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)name,
+					  -1, -1, 0);
 }
 
 /* alternatives: NULL for the authority itself, issuer then is p. */

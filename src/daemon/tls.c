@@ -57,15 +57,17 @@ static void pems_done(struct pems *p)
 int tls_check(const struct options *o, struct err *e)
 {
 	if (!o->tls_certificate != !o->tls_key)
-		return err_set(e, ERR_INVALID, "--tls-certificate and --tls-key go together: --%s is missing",
+		return err_set(e, ERR_INVALID,
+			       "--tls-certificate and --tls-key go together: --%s is missing",
 			       o->tls_key ? "tls-certificate" : "tls-key");
 	if (o->tls_certificate && !o->tls_listen)
 		return err_set(e, ERR_INVALID,
 			       "--tls-certificate is of no use without --tls-listen ADDR:PORT");
 	if (o->tls_listen && !o->tls_certificate && !o->dev)
-		return err_set(e, ERR_INVALID,
-			       "--tls-listen needs --tls-certificate FILE and --tls-key FILE (with --dev "
-			       "it makes its own)");
+		return err_set(
+			e, ERR_INVALID,
+			"--tls-listen needs --tls-certificate FILE and --tls-key FILE (with --dev "
+			"it makes its own)");
 	return 0;
 }
 
@@ -155,7 +157,7 @@ static int receive(struct daemon_tls *t, struct pems *pems, struct err *e)
 		rc = err_set(e, ERR_SYSTEM,
 			     "bivouac-tls-keeper has ended; restart bivouacd to read certificates");
 	if (rc == 0 && reply.errnum) {
-		const char *why = reply.errnum == EFBIG	   ? "larger than 1 MiB"
+		const char *why = reply.errnum == EFBIG    ? "larger than 1 MiB"
 				  : reply.errnum == EINVAL ? "not a regular file"
 							   : strerror(reply.errnum);
 
@@ -189,8 +191,9 @@ static void report_expiry(const struct daemon_tls *t)
 	int64_t left = http_tls_expires(t->pair) - time(NULL);
 
 	if (left < 0)
-		log_warn("the TLS certificate has expired: clients will refuse it; replace the file and send "
-			 "SIGHUP");
+		log_warn(
+			"the TLS certificate has expired: clients will refuse it; replace the file and send "
+			"SIGHUP");
 	else if (left < WARN_DAYS * 86400)
 		log_warn("the TLS certificate expires in %d days", (int)(left / 86400));
 }
@@ -292,8 +295,9 @@ void tls_reload(struct daemon_tls *t)
 	} else if (!t->asked) {
 		t->asked = send(t->keeper_fd, "r", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
 		if (!t->asked)
-			log_error("TLS certificate and key stay as they are: bivouac-tls-keeper has ended; "
-				  "restart bivouacd");
+			log_error(
+				"TLS certificate and key stay as they are: bivouac-tls-keeper has ended; "
+				"restart bivouacd");
 	}
 }
 

@@ -39,8 +39,10 @@ static int keep_one_capability(void)
 
 static int install_filter(void)
 {
-	static const int calls[] = { SCMP_SYS(recvmsg), SCMP_SYS(sendmsg),    SCMP_SYS(close),
-				     SCMP_SYS(fstat),   SCMP_SYS(newfstatat), SCMP_SYS(exit_group) };
+	static const int calls[] = {
+		SCMP_SYS(recvmsg), SCMP_SYS(sendmsg),    SCMP_SYS(close),
+		SCMP_SYS(fstat),   SCMP_SYS(newfstatat), SCMP_SYS(exit_group)
+	};
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int rc = ctx ? 0 : -ENOMEM;
 
@@ -91,8 +93,7 @@ static int answer(char *const *paths)
 		if (fds[i] < 0)
 			reply = (struct tls_keeper_reply){ errno, i };
 	}
-	n = fd_send(TLS_KEEPER_FD, &reply, sizeof(reply), fds,
-		    reply.errnum ? 0 : TLS_KEEPER_FILES);
+	n = fd_send(TLS_KEEPER_FD, &reply, sizeof(reply), fds, reply.errnum ? 0 : TLS_KEEPER_FILES);
 	for (int i = 0; i < TLS_KEEPER_FILES; i++)
 		close_fd(&fds[i]);
 	return n == sizeof(reply) ? 0 : -1;

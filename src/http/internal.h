@@ -76,6 +76,7 @@ struct http_server {
 	 * in the past. */
 	struct list strangers;
 	struct list regulars;
+	struct list handshakes; /* peers whose handshake MHD is at */
 	struct loop_timer *peer_timer;
 	bool peer_timer_armed;
 	struct list run_node; /* in the list of servers to pump later in this turn */
@@ -102,6 +103,10 @@ struct peer {
 	int64_t upgraded_ms; /* its upgrade ended; what is left of it is being sent; 0: not */
 	struct gnutls_session_int *tls; /* MHD's session; NULL: plain */
 	struct tls_pair *pair;
+	struct MHD_Connection *conn; /* of TLS */
+	struct list handshake;       /* in http_server.handshakes */
+	struct loop_watch *hello;    /* the client's part of the handshake is waited for */
+	bool waits;                  /* for that, suspended */
 	bool shook_hands;
 	uint64_t handshake_bytes; /* that it took from the client */
 	int64_t since_ms;         /* it waits for a request */
@@ -258,10 +263,15 @@ void doors_open(struct http_server *s);
 /** TLS 1.2 and 1.3, forward secrecy, authenticated encryption. */
 #define TLS_PRIORITIES                                                                             \
 	"NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-KX-ALL:+ECDHE-ECDSA:+ECDHE-RSA:-CIPHER-ALL:"  \
-	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP256R1:"   \
+	"+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP256R1:"  \
 	"+GROUP-SECP384R1:%SERVER_PRECEDENCE"
 /** tls_begin: session: MHD's for this connection; it gets our pair. -1: it cannot be served. */
-int tls_begin(struct peer *p, const struct http_tls *t, struct gnutls_session_int *session);
+int tls_begin(struct peer *p, const struct http_tls *t, struct MHD_Connection *conn,
+	      struct gnutls_session_int *session);
+/** tls_rest: after a run of MHD: takes connections from it that wait in their handshake. */
+void tls_rest(struct http_server *s);
+/** tls_rouse: gives them all back, for the end of the server. */
+void tls_rouse(struct http_server *s);
 void tls_end(struct peer *p);
 /** peer_send: past MHD, as send(2) that never waits. */
 ssize_t peer_send(struct peer *p, const void *data, size_t len);

@@ -266,6 +266,7 @@ struct peer *peer_new(struct http_server *s, int fd)
 	p->server = s;
 	p->fd = fd;
 	list_init(&p->seat);
+	list_init(&p->handshake);
 	list_add_tail(&s->peers, &p->node);
 	s->peer_count++;
 	take_seat(s, p);

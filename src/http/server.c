@@ -107,6 +107,8 @@ static int64_t run_daemons(struct http_server *s)
 		if (!mhd)
 			continue;
 		MHD_run(mhd);
+		if (s->listeners[i].tls)
+			tls_rest(s);
 		if (MHD_get_timeout(mhd, &due_ms) == MHD_YES && (int64_t)due_ms < wait_ms)
 			wait_ms = (int64_t)due_ms;
 	}
@@ -199,7 +201,7 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
 	*context = p;
 	info = l->tls ? MHD_get_connection_info(conn, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
 	/* A connection that nobody can look after ends at once. */
-	if (!p || (l->tls && (!info || tls_begin(p, l->tls, info->tls_session) < 0)))
+	if (!p || (l->tls && (!info || tls_begin(p, l->tls, conn, info->tls_session) < 0)))
 		shutdown(fd, SHUT_RDWR);
 }
 
@@ -372,8 +374,8 @@ static int start_mhd(struct listener *l, struct err *e)
 	};
 	struct MHD_OptionItem *more = l->tls ? tls : tls + 2;
 
-	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it. TLS
-	 * says goodbye before close(). */
+	/* TURBO: no shutdown() before close(); nothing is written blindly on the strength of it.
+	 * TLS says goodbye before close(). */
 	l->mhd = MHD_start_daemon(
 		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
 			MHD_USE_NO_LISTEN_SOCKET | (l->tls ? MHD_USE_TLS : MHD_USE_TURBO),
@@ -459,6 +461,7 @@ struct http_server *http_server_new(const struct http_config *config, uint16_t *
 	list_init(&s->peers);
 	list_init(&s->strangers);
 	list_init(&s->regulars);
+	list_init(&s->handshakes);
 	for (int i = 0; i < LISTENERS; i++) {
 		s->listeners[i].server = s;
 		s->listeners[i].fd = -1;
@@ -489,15 +492,22 @@ void http_server_free(struct http_server *s)
 	if (!s)
 		return;
 	assert(!s->in_run); /* never from a handler or a deferred function */
-	list_each(&s->requests, struct http_request, node, rq)
-		if (rq->websocket)
-			websocket_going_away(rq->websocket);
-	server_pump(s);
+	bool spoke = false;
+
+	list_each(&s->requests, struct http_request, node, rq) {
+		if (!rq->websocket)
+			continue;
+		websocket_going_away(rq->websocket);
+		spoke = true;
+	}
+	if (spoke)
+		server_pump(s);
 	s->stopping = true;
 	list_remove(&s->run_node);
 	loop_timer_free(s->timer);
 	peers_stop(s);
 	/* MHD aborts the process if it is stopped with suspended connections. */
+	tls_rouse(s);
 	list_each(&s->requests, struct http_request, node, rq) {
 		if (rq->suspended)
 			MHD_resume_connection(rq->conn);

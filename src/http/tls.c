@@ -42,11 +42,13 @@ static int read_chain(const gnutls_datum_t *pem, struct tls_pair *p, struct err 
 						     GNUTLS_X509_CRT_LIST_FAIL_IF_UNSORTED);
 
 	if (rc == GNUTLS_E_SHORT_MEMORY_BUFFER)
-		return err_set(e, ERR_INVALID, "the chain has more than %d certificates", CHAIN_MAX);
+		return err_set(e, ERR_INVALID, "the chain has more than %d certificates",
+			       CHAIN_MAX);
 	if (rc == GNUTLS_E_CERTIFICATE_LIST_UNSORTED)
-		return err_set(e, ERR_INVALID,
-			       "the chain is not in order: the server's certificate comes first, each "
-			       "next one has signed the one before");
+		return err_set(
+			e, ERR_INVALID,
+			"the chain is not in order: the server's certificate comes first, each "
+			"next one has signed the one before");
 	if (rc <= 0)
 		return err_set(e, ERR_INVALID, "no certificate in PEM form: %s",
 			       gnutls_strerror(rc));
@@ -182,13 +184,69 @@ static int on_finished(gnutls_session_t session, unsigned type, unsigned when, u
 	return 0;
 }
 
-int tls_begin(struct peer *p, const struct http_tls *t, gnutls_session_t session)
+/*
+ * MHD 0.9.75 would run the handshake of a client that says nothing over and over: it takes a
+ * connection in its handshake for ready to be read. SECURITY: one silent client would keep a
+ * processor busy. So between what the client sends such connections are suspended, and watched
+ * here.
+ */
+static void on_hello(void *arg, int events)
+{
+	struct peer *p = arg;
+
+	(void)events;
+	loop_watch_set(p->hello, 0);
+	p->waits = false;
+	list_add_tail(&p->server->handshakes, &p->handshake);
+	MHD_resume_connection(p->conn);
+	server_pump(p->server);
+}
+
+static void rest(struct peer *p)
+{
+	if (!p->hello)
+		p->hello = loop_watch_new(p->fd, on_hello, p);
+	if (!p->hello) {
+		shutdown(p->fd, SHUT_RDWR); /* without memory it ends */
+		return;
+	}
+	p->waits = true;
+	MHD_suspend_connection(p->conn);
+	loop_watch_set(p->hello, gnutls_record_get_direction(p->tls) ? LOOP_WRITE : LOOP_READ);
+}
+
+void tls_rest(struct http_server *s)
+{
+	list_each(&s->handshakes, struct peer, handshake, p) {
+		list_remove(&p->handshake);
+		if (!p->shook_hands) {
+			rest(p);
+			continue;
+		}
+		loop_watch_free(p->hello);
+		p->hello = NULL;
+	}
+}
+
+void tls_rouse(struct http_server *s)
+{
+	list_each(&s->peers, struct peer, node, p) {
+		if (p->waits)
+			MHD_resume_connection(p->conn);
+		p->waits = false;
+	}
+}
+
+int tls_begin(struct peer *p, const struct http_tls *t, struct MHD_Connection *conn,
+	      gnutls_session_t session)
 {
 	static const char name[] = "http/1.1";
 	const gnutls_datum_t protocol = { (unsigned char *)name, sizeof(name) - 1 };
 
 	p->tls = session;
+	p->conn = conn;
 	p->pair = t->pair;
+	list_add_tail(&p->server->handshakes, &p->handshake);
 	p->pair->refs++;
 	gnutls_handshake_set_hook_function(session, GNUTLS_HANDSHAKE_FINISHED, GNUTLS_HOOK_POST,
 					   on_finished);
@@ -201,7 +259,10 @@ int tls_begin(struct peer *p, const struct http_tls *t, gnutls_session_t session
 void tls_end(struct peer *p)
 {
 	pair_unref(p->pair);
+	loop_watch_free(p->hello);
+	list_remove(&p->handshake);
 	p->pair = NULL;
+	p->hello = NULL;
 	p->tls = NULL;
 }
 

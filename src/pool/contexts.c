@@ -138,28 +138,6 @@ static int free_number(struct session *s)
 	return ending;
 }
 
-static bool is_name(struct str name)
-{
-	for (size_t i = 0; i < name.len; i++) {
-		char c = name.ptr[i];
-
-		if (!((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '.' ||
-		      c == '_' || c == '-'))
-			return false;
-	}
-	return name.len >= 1 && name.len <= CONTEXT_NAME_MAX;
-}
-
-static int check_name(struct str name, struct err *e)
-{
-	if (is_name(name))
-		return 0;
-	return err_set(e, ERR_INVALID,
-		       "The context's name is not valid. It must have 1 to %d characters, letters, "
-		       "digits and . _ - only.",
-		       CONTEXT_NAME_MAX);
-}
-
 static const char *language_of(const struct session *s, struct str language)
 {
 	const struct runtime *r = s->pool->runtime;
@@ -167,25 +145,6 @@ static const char *language_of(const struct session *s, struct str language)
 	for (size_t i = 0; i < r->language_count; i++)
 		if (str_eq(str_from(r->languages[i]), language))
 			return r->languages[i];
-	return NULL;
-}
-
-static const char *check_language(const struct session *s, struct str language, struct err *e)
-{
-	const struct runtime *r = s->pool->runtime;
-	const char *found = language_of(s, language);
-	char list[256] = "";
-	size_t len = 0;
-
-	if (found)
-		return found;
-	for (size_t i = 0; i < r->language_count && len < sizeof(list); i++)
-		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "",
-					r->languages[i]);
-	err_set(e, ERR_INVALID,
-		"Sessions of this pool (%s) do not have the language '%.*s'. They have: %s.",
-		r->container_type, (int)(language.len < 32 ? language.len : 32), language.ptr,
-		list);
 	return NULL;
 }
 
@@ -224,14 +183,13 @@ static struct context *context_new(struct session *s, struct str name, const cha
 /* Makes it when the agent can be talked to, or when it has said what there is. */
 static struct context *make(struct session *s, struct str name, struct str language, struct err *e)
 {
-	const char *found = s->pool->runtime->languages[0];
-	struct context *c;
+	struct str found = str_from(s->pool->runtime->languages[0]);
 
-	if (language.len)
-		found = check_language(s, language, e);
-	if (!found || check_name(name, e) < 0 || check_count(s, e) < 0)
+	if ((language.len && language_find(s->pool, language, &found, e) < 0) ||
+	    context_name_check(name, e) < 0 || check_count(s, e) < 0)
 		return NULL;
-	c = context_new(s, name, found, e);
+	struct context *c = context_new(s, name, found.ptr, e);
+
 	if (c && s->agent_heard) {
 		c->number = free_number(s);
 		executions_next(s);
@@ -247,7 +205,7 @@ static struct context *named(struct session *s, struct str name, struct str lang
 		return make(s, name, language, e);
 	if (!language.len || str_eq(str_from(c->language), language))
 		return c;
-	if (check_language(s, language, e))
+	if (language_find(s->pool, language, &language, e) == 0)
 		err_set(e, ERR_CONFLICT,
 			"The context '%s' has the language %s. Name another context, or delete "
 			"this one.",
@@ -261,7 +219,8 @@ struct context *context_for(struct session *s, struct str name, struct str langu
 		return named(s, name, language, e);
 	if (!language.len || str_eq(str_from(s->first.language), language))
 		return &s->first;
-	return check_language(s, language, e) ? named(s, language, language, e) : NULL;
+	return language_find(s->pool, language, &language, e) < 0 ? NULL
+								  : named(s, language, language, e);
 }
 
 struct context *context_restored(struct session *s, const char *name, const char *language,
@@ -275,7 +234,7 @@ struct context *context_restored(struct session *s, const char *name, const char
 		return c;
 	list_each(&s->contexts, struct context, node, other)
 		count++;
-	if (!found || !is_name(str_from(name)) || count >= AGENT_KERNELS_MAX) {
+	if (!found || context_name_check(str_from(name), NULL) < 0 || count >= AGENT_KERNELS_MAX) {
 		err_set(e, ERR_INTERNAL, "its context cannot be made again");
 		return NULL;
 	}
@@ -477,9 +436,9 @@ static struct context *from_label(struct session *s, struct str label)
 		return NULL;
 	struct str name = { label.ptr, (size_t)(end - label.ptr) };
 	const char *language = language_of(s, (struct str){ end + 1, label.len - name.len - 1 });
-	struct context *c = is_name(name) ? context_find(s, name) : NULL;
+	struct context *c = context_name_check(name, NULL) == 0 ? context_find(s, name) : NULL;
 
-	if (!is_name(name) || !language)
+	if (context_name_check(name, NULL) < 0 || !language)
 		return NULL;
 	if (!c)
 		return context_new(s, name, language, &e);
@@ -595,7 +554,7 @@ static struct context_info info_of(const struct context *c)
 int context_open(struct session *s, struct str name, struct str language, struct context_info *ret,
 		 struct err *e)
 {
-	struct context *c = check_name(name, e) < 0 ? NULL : named(s, name, language, e);
+	struct context *c = context_name_check(name, e) < 0 ? NULL : named(s, name, language, e);
 
 	if (!c)
 		return -1;
@@ -607,7 +566,7 @@ static struct context *must_find(struct session *s, struct str name, struct err 
 {
 	struct context *c;
 
-	if (check_name(name, e) < 0)
+	if (context_name_check(name, e) < 0)
 		return NULL;
 	c = context_find(s, name);
 	if (!c)

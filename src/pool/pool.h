@@ -141,6 +141,14 @@ struct context_info {
 	size_t executions; /* that it has begun */
 };
 
+/** context_name_check: 1 to CONTEXT_NAME_MAX letters, digits, '-', '_' and '.'. */
+int context_name_check(struct str name, struct err *e);
+/**
+ * language_find: what the pool's image calls a language that a caller named: in any case, or by an
+ * alias ("js", "bash"). ERR_INVALID names those that it has. Below, languages are as found here.
+ */
+int language_find(const struct pool *pool, struct str name, struct str *ret, struct err *e);
+
 /**
  * context_open: makes it if there is none of that name. ERR_INVALID: a bad name, or a language that
  * the image does not have (the message lists those it has); ERR_CONFLICT: it exists with another

@@ -8,7 +8,8 @@ const { ARM_ENDPOINT, SUBSCRIPTION, GROUP, POOL, REPORT } = process.env;
 const credential = new DefaultAzureCredential();
 const client = new ContainerAppsAPIClient(credential, SUBSCRIPTION, {
   endpoint: ARM_ENDPOINT,
-  allowInsecureConnection: true,
+  credentialScopes: "https://management.azure.com/.default",
+  allowInsecureConnection: ARM_ENDPOINT.startsWith("http:"),
 });
 
 // Over plain HTTP only: the SDK's own policy sends tokens over TLS alone.

@@ -29,7 +29,6 @@ def _e2e():
 
 
 e2e = _e2e()
-daemon = e2e.daemon
 make_pool = e2e.make_pool
 new_session = e2e.new_session
 pool = e2e.pool
@@ -51,6 +50,34 @@ def _install(directory):
             pytest.skip(f"the npm registry cannot be reached: {UNREACHABLE.search(said).group()}")
         raise AssertionError(said)
     fresh.rename(directory)
+
+
+@pytest.fixture(scope="session")
+def daemon():
+    """One that speaks TLS as well, with a certificate of its own authority."""
+    if os.geteuid() != 0:
+        pytest.skip("bivouacd must be started as root")
+    if not (e2e.BIN_DIR / "bivouacd").exists():
+        pytest.skip(f"no bivouacd in {e2e.BIN_DIR}; build it or set BIVOUAC_BIN_DIR")
+    d = e2e.Daemon("--tls-listen", "127.0.0.1:0")
+    yield d
+    d.stop()
+    d.remove()
+
+
+@pytest.fixture(params=["http", "https"])
+def origin(request, daemon):
+    """http://host:port, then https://host:port."""
+    if request.param == "http":
+        return daemon.base
+    return daemon.ready["tlsEndpoint"].removesuffix(f"{e2e.GROUP_ID}/sessionPools/default")
+
+
+@pytest.fixture
+def trust(daemon, monkeypatch):
+    """For Python's libraries: the variables by which a user makes them trust the authority."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", daemon.ready["caFile"])
+    monkeypatch.setenv("SSL_CERT_FILE", daemon.ready["caFile"])
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +120,13 @@ def node(clients, daemon, tmp_path):
         done = subprocess.run(
             ["node", *flags, program.name],
             cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REPORT": str(report), **environment},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(tmp_path),
+                "REPORT": str(report),
+                "NODE_EXTRA_CA_CERTS": daemon.ready["caFile"],
+                **environment,
+            },
             capture_output=True,
             text=True,
             timeout=300,

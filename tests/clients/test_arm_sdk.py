@@ -12,10 +12,10 @@ def name():
 
 
 @pytest.fixture
-def report(node, identity, daemon, name):
+def report(node, identity, origin, name):
     return node(
         "arm.mjs",
-        ARM_ENDPOINT=daemon.base,
+        ARM_ENDPOINT=origin,
         SUBSCRIPTION=e2e.ZERO,
         GROUP="default",
         POOL=name,
@@ -23,7 +23,7 @@ def report(node, identity, daemon, name):
     )
 
 
-def test_session_pools(report, daemon, name):
+def test_session_pools(report, origin, name):
     path = f"{e2e.GROUP_ID}/providers/Microsoft.App/sessionPools/{name}"
     assert report["before"]["statusCode"] == 404 and report["before"]["code"] == "ResourceNotFound"
     for key, maximum in (("created", 7), ("found", 7), ("updated", 9)):
@@ -34,7 +34,7 @@ def test_session_pools(report, daemon, name):
         assert document["location"] and document["tags"] == {"made": "by the SDK"}
         assert document["provisioningState"] == "Succeeded"
         assert document["scaleConfiguration"]["maxConcurrentSessions"] == maximum
-        endpoint = f"{daemon.base}{e2e.GROUP_ID}/sessionPools/{name}"
+        endpoint = f"{origin}{e2e.GROUP_ID}/sessionPools/{name}"
         assert document["poolManagementEndpoint"] == endpoint
         assert document["systemData"]["createdAt"].endswith("Z")
     assert name in report["inGroup"] and name in report["inSubscription"]

@@ -9,8 +9,8 @@ from clients.conftest import e2e
 
 
 @pytest.fixture
-def report(node, identity, pool):
-    endpoint = f"http://{pool.client.address[0]}:{pool.client.address[1]}{pool.path}"
+def report(node, identity, origin, pool):
+    endpoint = f"{origin}{pool.path}"
     found = node("llamaindex.mjs", AZURE_POOL_MANAGEMENT_ENDPOINT=endpoint, **identity)
     assert found["endpoint"] == endpoint
     yield found

@@ -24,8 +24,8 @@ NAMES = ["plain.txt", "with space.txt", "grüße ☃ 😀.txt", "a+b&c=d;e.txt",
 
 
 @pytest.fixture
-def endpoint(pool):
-    return "http://{}:{}{}".format(*pool.client.address, pool.path)
+def endpoint(origin, trust, pool):
+    return origin + pool.path
 
 
 @pytest.fixture

@@ -138,15 +138,21 @@ def test_not_without_dev():
         d.remove()
 
 
-def test_not_on_addresses_that_others_reach():
-    """In a namespace with a loopback interface only: 0.0.0.0 reaches nobody from there."""
+@pytest.mark.parametrize("option", ["--listen", "--tls-listen"])
+def test_not_on_addresses_that_others_reach(option):
+    """Whichever listener has one. In a namespace with a loopback interface only: 0.0.0.0 reaches nobody from there."""
     netns = unique("msi")
     subprocess.run(["ip", "netns", "add", netns], check=True)
     try:
         subprocess.run(["ip", "-n", netns, "link", "set", "lo", "up"], check=True)
-        d = Daemon("--listen", "0.0.0.0:0", netns=netns)
+        d = Daemon(option, "0.0.0.0:0", netns=netns)
         try:
-            assert set(d.ready) == {"endpoint", "armEndpoint", "token", "armToken"}
+            assert set(d.ready) - {"tlsEndpoint", "caFile"} == {
+                "endpoint",
+                "armEndpoint",
+                "token",
+                "armToken",
+            }
             path = f"/msi/token?{VERSION}&resource={DATA[0]}"
             d.arm.request("GET", path, headers={"X-IDENTITY-HEADER": ""}, token=None).error(404)
             assert "0.0.0.0 is not a loopback address" in d.stderr()

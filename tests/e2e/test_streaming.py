@@ -44,6 +44,7 @@ def test_events_of_a_run(session):
         guid = stream.headers["x-ms-session-guid"]
         assert re.fullmatch(r"[0-9a-f-]{36}", guid)
         events = list(stream)
+        assert stream.comments == []
     assert events[0] == ("started", {"id": "streamed-1", "identifier": session.identifier})
     assert text_of(events, "stdout") == "one\nthree\n"
     assert text_of(events, "stderr") == "two\n"

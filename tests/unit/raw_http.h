@@ -84,8 +84,8 @@ static inline ssize_t raw_send(int fd, const void *data, size_t len)
 	size_t sent = 0;
 
 	while (sent < len) {
-		ssize_t n = gnutls_record_send(raw_sessions[fd], (const char *)data + sent,
-					       len - sent);
+		ssize_t n =
+			gnutls_record_send(raw_sessions[fd], (const char *)data + sent, len - sent);
 
 		if (n < 0)
 			return sent ? (ssize_t)sent : -1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* TLS itself: pairs, swapping them, and what connections share with the plain listener. The tests of
- * HTTP and WebSockets over TLS are those without (tests/meson.build). */
+/* TLS itself: pairs, swapping them, and what connections share with the plain listener. The tests
+ * of HTTP and WebSockets over TLS are those without (tests/meson.build). */
 
 #include "base/own.h"
 #include "http/http.h"
@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <time.h>
+#include <uv.h>
 
 #define RAW_HTTP_TLS
 #include "raw_http.h"
@@ -60,6 +61,24 @@ static void swap(struct http_request *rq, void *ctx)
 	http_reply(rq, e.code ? 500 : 200, "text/plain", e.msg, strlen(e.msg));
 }
 
+static long turns;
+
+static void count_turn(uv_check_t *check)
+{
+	(void)check;
+	turns++;
+}
+
+/* How often the loop has turned. */
+static void count_turns(struct http_request *rq, void *ctx)
+{
+	char text[40];
+	int n = snprintf(text, sizeof(text), "%ld", turns);
+
+	(void)ctx;
+	http_reply(rq, 200, "text/plain", text, (size_t)n);
+}
+
 static void hang(struct http_request *rq, void *ctx)
 {
 	(void)rq;
@@ -69,6 +88,7 @@ static void hang(struct http_request *rq, void *ctx)
 static const struct http_route routes[] = {
 	{ "GET", "/hello", hello, HTTP_BODY_NONE, NULL, "" },
 	{ "GET", "/swap", swap, HTTP_BODY_NONE, NULL, "" },
+	{ "GET", "/turns", count_turns, HTTP_BODY_NONE, NULL, "" },
 	{ "GET", "/hang", hang, HTTP_BODY_NONE, "x", "" },
 };
 
@@ -139,6 +159,27 @@ static void client_stalled(void)
 
 	CHECK(send(half, "\x16\x03\x01\x02\0\x01\0", 7, MSG_NOSIGNAL) == 7);
 	CHECK(ends(silent, 8000) && ends(half, 8000));
+}
+
+/* Nor does the server run in circles for it. */
+static void client_stalled_is_idle(void)
+{
+	char text[100];
+	int fd = plain(port);
+
+	CHECK(send(fd, "\x16\x03\x01\x02\0\x01\0", 7, MSG_NOSIGNAL) == 7);
+	usleep(100000);
+	dial(port);
+	CHECK(ask("GET /turns HTTP/1.1\r\nHost: h\r\n\r\n") == 200);
+	long before = atol(reply.body);
+
+	usleep(500000);
+	CHECK(ask("GET /turns HTTP/1.1\r\nHost: h\r\n\r\n") == 200);
+	snprintf(text, sizeof(text), "%ld turns", atol(reply.body) - before);
+	if (atol(reply.body) - before > 50)
+		fprintf(stderr, "%s\n", text);
+	CHECK(atol(reply.body) - before <= 50);
+	close(fd);
 }
 
 /* One limit for both listeners; who has had no authorized request makes room for either. */
@@ -218,6 +259,8 @@ static void test_pairs(void **state)
 
 /* ---- frame ---- */
 
+static uv_check_t turn_counter;
+
 static int setup(void **state)
 {
 	struct http_config config = {
@@ -232,6 +275,8 @@ static int setup(void **state)
 	if (loop_init(&e) < 0 || loop_signal(SIGCHLD, child_done, &e) < 0)
 		return -1;
 	watchdog = loop_timer_new(too_slow, NULL);
+	uv_check_init(loop_uv(), &turn_counter);
+	uv_check_start(&turn_counter, count_turn);
 	tls = tls_files_make();
 	raw_ca_file = tls_ca_file;
 	config.tls = tls;
@@ -259,10 +304,8 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_pairs),
-		client(swapped),
-		client(stalled),
-		client(places_are_shared),
+		cmocka_unit_test(test_pairs), client(swapped),           client(stalled),
+		client(stalled_is_idle),      client(places_are_shared),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The WebSocket server against a client that writes its frames byte by byte; plain, and over TLS. */
+/* The WebSocket server against a client that writes its frames byte by byte; plain, and over TLS.
+ */
 
 #include "base/own.h"
 #include "http/websocket.h"
@@ -176,7 +177,7 @@ static const struct http_route routes[] = {
 /* ---- frames ---- */
 
 #define UPGRADE                                                                                    \
-	"Host: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"                         \
+	"Host: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"                     \
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 
 enum { TEXT = 0x81, BINARY = 0x82, CLOSE = 0x88, PING = 0x89, PONG = 0x8a };
@@ -275,7 +276,8 @@ static void open_at(const char *path)
 	get_head();
 	CHECK(reply.status == 101 && has("\r\nUpgrade: websocket\r\n"));
 	CHECK(has("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
-	CHECK(!has("Sec-WebSocket-Extensions") && !has("Content-Length") && !has("Connection: close"));
+	CHECK(!has("Sec-WebSocket-Extensions") && !has("Content-Length") &&
+	      !has("Connection: close"));
 }
 
 static const char *stats(void)
@@ -316,7 +318,8 @@ static void client_handshake(void)
 {
 	static const char *const bad[][2] = {
 		{ "GET /talk HTTP/1.1\r\nHost: h\r\n\r\n", "426" },
-		{ "GET /talk HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "426" },
+		{ "GET /talk HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+		  "426" },
 		{ "GET /talk HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 		  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
 		  "426" },
@@ -342,7 +345,8 @@ static void client_handshake(void)
 
 		CHECK(status == atoi(bad[i][1]));
 		if (status == 426)
-			CHECK(has("\r\nSec-WebSocket-Version: 13\r\n") && error_code("UpgradeRequired"));
+			CHECK(has("\r\nSec-WebSocket-Version: 13\r\n") &&
+			      error_code("UpgradeRequired"));
 	}
 	dial(port);
 	CHECK(ask("GET /talk HTTP/1.0\r\n" UPGRADE "\r\n") == 426);
@@ -394,9 +398,13 @@ static void client_echo(void)
 	put_frame(0x00, "\xbc", 1);
 	put_frame(0x00, "", 0);
 	put_frame(0x80, "b", 1);
-	CHECK(hears(PONG, "p") && hears(TEXT, "a\xc3\xbc" "b"));
+	CHECK(hears(PONG, "p") && hears(TEXT, "a\xc3\xbc"
+					      "b"));
 	put_frame(PONG, "unasked", 7);
-	put_frame(CLOSE, "\x03\xe8" "bye", 5);
+	put_frame(CLOSE,
+		  "\x03\xe8"
+		  "bye",
+		  5);
 	CHECK(hears_close(1000) && get_frame() == -1);
 	expect_code(1000);
 }
@@ -407,7 +415,8 @@ static void client_pieces(void)
 	unsigned char out[1000];
 	size_t n = 0;
 
-	memcpy(out, "GET /talk HTTP/1.1\r\n" UPGRADE "\r\n", sizeof("GET /talk HTTP/1.1\r\n" UPGRADE "\r\n"));
+	memcpy(out, "GET /talk HTTP/1.1\r\n" UPGRADE "\r\n",
+	       sizeof("GET /talk HTTP/1.1\r\n" UPGRADE "\r\n"));
 	n = strlen((char *)out);
 	n += make_frame(out + n, TEXT, "one", 3);
 	n += make_frame(out + n, TEXT, "two", 3);
@@ -441,11 +450,11 @@ static void client_violations(void)
 	static char big[MESSAGE_MAX + 1];
 	size_t n;
 
-	refused_with("\x81\x02hi", 4, 1002);         /* no mask */
-	refused_with("\xc1\x80\0\0\0\0", 6, 1002);   /* a reserved bit */
-	refused_with("\x83\x80\0\0\0\0", 6, 1002);   /* an opcode that is none */
-	refused_with("\x80\x80\0\0\0\0", 6, 1002);   /* goes on with nothing */
-	refused_with("\x09\x80\0\0\0\0", 6, 1002);   /* a control frame in fragments */
+	refused_with("\x81\x02hi", 4, 1002);             /* no mask */
+	refused_with("\xc1\x80\0\0\0\0", 6, 1002);       /* a reserved bit */
+	refused_with("\x83\x80\0\0\0\0", 6, 1002);       /* an opcode that is none */
+	refused_with("\x80\x80\0\0\0\0", 6, 1002);       /* goes on with nothing */
+	refused_with("\x09\x80\0\0\0\0", 6, 1002);       /* a control frame in fragments */
 	refused_with("\x89\xfe\0\x7e\0\0\0\0", 8, 1002); /* a long control frame */
 	n = make_frame(out, TEXT, "\xff\xfe", 2);
 	refused_with(out, n, 1007);
@@ -646,20 +655,13 @@ static void test_server_free(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		client(handshake),
-		client(wanted),
-		client(echo),
-		client(pieces),
-		client(violations),
-		client(closed_by_us),
-		client(leaves),
-		client(pause),
-		client(slow_reader),
-		client(ping_flood),
-		client(silence),
-		client(keeps_its_place),
-		client(stays),
-		cmocka_unit_test(test_server_free),
+		client(handshake),   client(wanted),
+		client(echo),        client(pieces),
+		client(violations),  client(closed_by_us),
+		client(leaves),      client(pause),
+		client(slow_reader), client(ping_flood),
+		client(silence),     client(keeps_its_place),
+		client(stays),       cmocka_unit_test(test_server_free),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);

@@ -64,7 +64,8 @@ static inline void tls_forget(const char *name)
 
 static inline void tls_files_done(void)
 {
-	static const char *const names[] = { "ca.pem", "ca-key.pem", "server.pem", "server-key.pem" };
+	static const char *const names[] = { "ca.pem", "ca-key.pem", "server.pem",
+					     "server-key.pem" };
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		tls_forget(names[i]);

@@ -42,16 +42,21 @@ class Cells {
 			this.fail(cell, errors.plain('NotSupported', 'commands are not run by this language'));
 			return;
 		}
-		let promise;
+		const source = number === 0 ? WARM_UP : code;
 		try {
-			promise = evaluator.evaluate(this.native, number === 0 ? WARM_UP : code, number);
+			this.follow(cell, evaluator.evaluate(this.native, source, number), source);
 		} catch (error) {
-			this.fail(cell, errors.describe(error, evaluator.place(code, number, error)));
-			return;
+			this.fail(cell, errors.describe(error));
 		}
+	}
+
+	// The value of the evaluation, in the object it comes in. (A promise may come to a promise where
+	// user code has broken them.)
+	follow(cell, promise, source) {
 		apply(then, promise, [
-			(result) => this.resolve(cell, result[evaluator.VALUE]),
-			(error) => this.reject(cell, error),
+			(result) => (values.isPromise(result) ? this.follow(cell, result, source)
+				: this.resolve(cell, result[evaluator.VALUE])),
+			(error) => this.reject(cell, error, source),
 		]);
 	}
 
@@ -74,9 +79,10 @@ class Cells {
 		}
 	}
 
-	reject(cell, error) {
+	reject(cell, error, source = '') {
 		if (cell === this.current) {
-			this.fail(cell, errors.describe(error));
+			const place = evaluator.place(source, cell.number, error);
+			this.fail(cell, errors.describe(error, place));
 		}
 	}
 

@@ -98,7 +98,10 @@ function described(value, place) {
 	}
 	const name = property(value, 'name', 'Error');
 	const text = property(value, 'message', '');
-	const traceback = clean(inspect(value, OPTIONS));
+	const stack = property(value, 'stack', '');
+	const shown = inspect(value, OPTIONS);
+	// inspect() puts a stack without frames into brackets.
+	const traceback = shown === `[${stack}]` ? stack : clean(shown);
 	return { name, text, traceback: `${place}${traceback}\n` };
 }
 

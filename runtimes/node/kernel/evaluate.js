@@ -9,6 +9,9 @@ const { rewrite } = require('./source.js');
 const { Script } = vm;
 const { apply } = Reflect;
 const { exec } = RegExp.prototype;
+const OwnPromise = Promise;
+const { resolve } = Promise;
+const { then } = Promise.prototype;
 const ParseError = SyntaxError;
 
 const VALUE = '.repl_result';
@@ -40,9 +43,13 @@ function prepared(source) {
 	}
 }
 
-/** Runs a cell; see native.evaluate. */
+/**
+ * A promise of what native.evaluate() comes to. It is called by V8 and not from here, so that stacks
+ * of user code end where user code began.
+ */
 function evaluate(native, source, number) {
-	return native.evaluate(`${prepared(source)}\n//# sourceURL=cell-${number}`);
+	const text = `${prepared(source)}\n//# sourceURL=cell-${number}`;
+	return apply(then, apply(resolve, OwnPromise, [text]), [native.evaluate]);
 }
 
 /** Where a source that cannot be parsed goes wrong, as Node prints it; '' if that is not known. */
