@@ -58,7 +58,8 @@ extern napi_value v8_current_script_name(void *isolate) __asm__(
 /* clang-format on */
 
 enum { STDOUT_AND_STDERR = 2, HIGH_FD = 200, STACK_SIZE = 64 * 1024 };
-enum { AGAIN_MS = 20, LEFT_OVER_MS = 200, DELICATE_MS = 1, DELICATE_TIMES = 300, NAME_SIZE = 256 };
+enum { OFTEN_MS = 1, OFTEN_TIMES = 100, AGAIN_MS = 20, LEFT_OVER_MS = 200 };
+enum { DELICATE_TIMES = 100, NAME_SIZE = 256 };
 #define LEFT_OVER UINT32_MAX /* epoch of code that runs between cells */
 
 struct kept_fd {
@@ -77,7 +78,7 @@ static struct {
 	_Atomic uint32_t epoch;  /* of the running cell; 0: none runs */
 	_Atomic uint32_t marked; /* epoch of the cell that is to be interrupted */
 	_Atomic bool stopping;   /* driver_stop() was called, on_wake() has not come yet */
-	_Atomic int delicate;    /* times in a row that the code at hand was not to be terminated */
+	int delicate;            /* times in a row that the code at hand was not to be terminated */
 	bool held;               /* what runs is on_wake()'s function */
 	bool terminated;         /* V8 was asked to terminate, and has not been seen to do it */
 	uint32_t last_epoch;
@@ -220,8 +221,9 @@ static bool is_stuck(void)
 }
 
 /*
- * What is terminated may not be all there is to end: what Node runs next may be as busy. So it is
- * asked again until the cell has ended, but not at once: each time costs a callback.
+ * What is terminated may not be all there is to end, what Node runs next may be as busy; and what
+ * is delicate is not terminated. So it is asked again until the cell has ended: often at first, for
+ * the agent waits 30 ms; then seldom, for each time may cost a callback.
  */
 static void *watch(void *unused)
 {
@@ -229,10 +231,10 @@ static void *watch(void *unused)
 	for (;;) {
 		if (sem_wait(&driver.signalled) < 0)
 			continue;
-		while (is_stuck()) {
+		for (int times = 0; is_stuck(); times++) {
 			v8_request_interrupt(driver.isolate, on_interrupt, NULL);
 			call_wake();
-			(void)wait_signal(driver.delicate ? DELICATE_MS : AGAIN_MS);
+			(void)wait_signal(times < OFTEN_TIMES ? OFTEN_MS : AGAIN_MS);
 		}
 	}
 	return NULL;
@@ -487,7 +489,8 @@ static bool fd_and_bytes(napi_env env, napi_callback_info info, int32_t *fd, con
 
 /*
  * write(fd, buffer): all of it, however long the reader takes; less only if the cell is to be
- * interrupted or there is no reader. Output never fails: it has nobody to tell.
+ * interrupted, which then happens here, or there is no reader. Output never fails: it has nobody to
+ * tell.
  */
 static napi_value driver_write(napi_env env, napi_callback_info info)
 {
@@ -509,6 +512,8 @@ static napi_value driver_write(napi_env env, napi_callback_info info)
 			break;
 		}
 	}
+	if (is_marked() && !driver.held)
+		terminate();
 	return NULL;
 }
 

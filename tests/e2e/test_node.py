@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions of Node in a real sandbox; tests/unit/test_node_driver.py has the driver's own behaviour."""
+
+import pytest
+
+from conftest import Pool, pool_body, unique
+
+PNG = "Buffer.from('89504e470d0a1a0a0000000d49484452', 'hex')"
+
+
+@pytest.fixture(scope="module")
+def pool(daemon):
+    p = Pool(daemon, unique("node"))
+    body = pool_body()
+    body["properties"]["containerType"] = "NodeLTS"
+    p.arm("PUT", body).ok()
+    yield p
+    p.delete()
+
+
+@pytest.fixture
+def session(pool):
+    s = pool.session()
+    yield s
+    s.delete()
+
+
+def run(session, code, **how):
+    return session.post(code, **how).ok().json
+
+
+def value(session, code):
+    document = run(session, code)
+    assert document["status"] == "Succeeded", document
+    return document["result"]["executionResult"]
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        ("1 + 1", 2),
+        ("0.5", 0.5),
+        ("1 > 2", False),
+        ("'text'", "text"),
+        ("null", None),
+        ("const a = 1", ""),
+        ("({a: [1, 'x']})", "{ a: [ 1, 'x' ] }"),
+        ("await Promise.resolve([1])", "[ 1 ]"),
+        ("NaN", "NaN"),
+    ],
+)
+def test_values(session, code, expected):
+    got = value(session, code)
+    assert got == expected and type(got) is type(expected)
+
+
+def test_output_and_errors(session):
+    document = run(session, "console.log('out'); console.error('err'); null.x")
+    assert document["status"] == "Failed"
+    assert document["result"]["stdout"] == "out\n"
+    assert document["result"]["stderr"].startswith("err\n") and "at cell 1:1:" in document["result"]["stderr"]
+    assert document["error"]["message"].startswith("TypeError: Cannot read")
+
+
+def test_an_image(session):
+    assert value(session, PNG)["format"] == "png"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while (true) {}",
+        "await new Promise(() => {})",
+        "await new Promise((r) => setTimeout(r, 5)); while (true) {}",
+        "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)",
+        "/^(a+)+$/.test('a'.repeat(40) + 'b')",
+        "require('child_process').execSync('sleep 60')",
+        "for (;;) console.log('x'.repeat(1000))",
+    ],
+)
+def test_a_timeout_leaves_the_session_as_it_was(session, code):
+    value(session, "var kept = 41")
+    document = run(session, code, timeoutInSeconds=1)
+    assert document["status"] == "Failed"
+    assert value(session, "kept + 1") == 42
+
+
+def test_what_node_asks_of_the_sandbox(session):
+    """Threads, processes, sockets, files and entropy, below the system call filter."""
+    assert value(session, "require('child_process').execSync('echo child').toString()") == "child\n"
+    assert value(session, "require('zlib').gunzipSync(require('zlib').gzipSync('packed')).toString()") == "packed"
+    assert value(session, "require('crypto').scryptSync('a', 'b', 16).length") == 16
+    assert value(session, "(await require('fs/promises').readdir('/mnt/data')).length") == 0
+    code = (
+        "const { Worker } = require('worker_threads');"
+        "await new Promise((r) => new Worker('require(`worker_threads`).parentPort.postMessage(7)', {eval: true}).on('message', r))"
+    )
+    assert value(session, code) == 7
+    code = (
+        "const server = require('http').createServer((_, reply) => reply.end('served')).listen(0, '127.0.0.1');"
+        "await new Promise((r) => server.on('listening', r));"
+        "const text = await (await fetch(`http://127.0.0.1:${server.address().port}`)).text(); server.close(); text"
+    )
+    assert value(session, code) == "served"
+
+
+def test_modules_of_the_image(session):
+    assert value(session, "require('lodash').chunk([1, 2, 3], 2).length") == 2
+    assert value(session, "import _ from 'lodash'; _.sum([1, 2])") == 3
+    assert value(session, "import { load } from 'cheerio'; load('<b>x</b>')('b').text()") == "x"
+    assert value(session, "require('js-yaml').load('a: 1').a") == 1
+
+
+def test_the_end_of_the_process_is_an_error_and_a_new_start(session):
+    value(session, "var kept = 1")
+    assert run(session, "process.abort()")["status"] == "Failed"
+    assert value(session, "typeof kept") == "undefined"
+    assert value(session, "process.exit(0); 5") == ""
