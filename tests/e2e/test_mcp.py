@@ -307,6 +307,68 @@ def test_what_ends_while_a_batch_runs(daemon, how):
     daemon.default_pool().session().value("1")
 
 
+# --- the bytes that curl sends ---
+
+
+def curl(mcp, body, accept="*/*"):
+    """As the service's documentation shows it; accept None: no such header."""
+    body = body.encode()
+    lines = [f"POST {mcp.path} HTTP/1.1", f"Host: {mcp.pool.daemon.base.removeprefix('http://')}"]
+    lines += ["User-Agent: curl/7.88.1"] + ([f"Accept: {accept}"] if accept else [])
+    lines += ["Content-Type: application/json", f"x-ms-apikey: {mcp.key}"]
+    lines += [f"Content-Length: {len(body)}", "", ""]
+    with mcp.pool.daemon.raw() as raw:
+        raw.send("\r\n".join(lines).encode() + body)
+        reply = raw.reply()
+    assert reply.status == 200
+    assert reply.headers["Content-Type"] == "application/json"
+    assert "Mcp-Session-Id" not in reply.headers
+    return reply.json
+
+
+@pytest.mark.parametrize("accept", ["*/*", None, "application/json", "application/json, text/event-stream"])
+def test_bytes_of_curl(mcp, accept):
+    answer = curl(mcp, '{ "jsonrpc": "2.0", "id": "1", "method": "initialize" }', accept)
+    assert (answer["jsonrpc"], answer["id"]) == ("2.0", "1")
+    assert answer["result"]["protocolVersion"] == "2025-03-26"
+    assert answer["result"]["serverInfo"]["name"] == "Microsoft Container Apps MCP Server"
+    assert {"call": True, "list": True}.items() <= answer["result"]["capabilities"]["tools"].items()
+    answer = curl(
+        mcp,
+        """{
+    "jsonrpc": "2.0",
+    "id": "2",
+    "method": "tools/call",
+    "params": {
+        "name": "launchShell",
+        "arguments": {}
+    }
+}""",
+        accept,
+    )
+    assert answer["id"] == "2"
+    environment = answer["result"]["structuredContent"]["environmentId"]
+    answer = curl(
+        mcp,
+        """{
+    "jsonrpc": "2.0",
+    "id": "3",
+    "method": "tools/call",
+    "params": {
+        "name": "runShellCommandInRemoteEnvironment",
+        "arguments": {
+            "environmentId": "%s",
+            "shellCommand": "echo 'Hello World'"
+        }
+    }
+}"""
+        % environment,
+        accept,
+    )
+    assert (answer["id"], answer["result"]["structuredContent"]["stdout"]) == ("3", "Hello World\n")
+    assert answer["result"]["structuredContent"]["stderr"] == ""
+
+
 # --- who may ---
 
 
