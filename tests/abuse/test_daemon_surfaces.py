@@ -6,9 +6,7 @@ import json
 import os
 import pathlib
 import select
-import struct
 import sys
-import threading
 import time
 
 import pytest
@@ -227,17 +225,21 @@ def test_clients_that_take_a_terminal_from_each_other(target, session):
     """Attach to one terminal again and again from many clients."""
     with Terminal(session, command="while :; do echo x; done") as first:
         pass
-    replaced = []
+    outcomes = []
 
     def fight():
         for _ in range(10):
-            with Terminal(session, terminal=first.id) as terminal:
-                replaced.append(terminal.new)
+            try:
+                with Terminal(session, terminal=first.id) as terminal:
+                    outcomes.append("new" if terminal.new else "taken")
+            except Refused as refused:  # somebody else is just taking it
+                outcomes.append(refused.code)
 
     jobs = [e2e.Background(fight) for _ in range(4)]
     for job in jobs:
         job.result()
-    assert replaced == [False] * 40
+    assert set(outcomes) <= {"taken", "ServiceUnavailable"} and outcomes.count("taken") > 4, outcomes
+    assert [t["id"] for t in terminals(session)] == [first.id]
     target.serves()
 
 
@@ -319,7 +321,7 @@ def test_handshakes_that_stall(target, session):
 def test_handshakes_without_a_token(target, session):
     """Ask for terminals with no token and with another plane's: refused before anything is made."""
     for token in (False, "garbage", target.daemon.arm_token):
-        for _ in range(50):
+        for _ in range(20):
             assert status_of(target.talk(upgrade(target, session, token=token))) in (401, 403)
     assert terminals(session) == []
 

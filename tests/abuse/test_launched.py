@@ -15,13 +15,12 @@ import uuid
 import pytest
 
 from abuse import attack as tools
-from abuse.attack import HERE, REFUSED, agent_pid, attack, bring, e2e, host_pids, host_uid, hostile, status
+from abuse.attack import HERE, REFUSED, agent_pid, attack, bring, e2e, host_pids, hostile
 from abuse.test_files import (  # noqa: F401
     test_01_root_of_proc_self_is_the_sandbox,
     test_06_procfs_takes_no_writes,
     test_06_no_way_to_settings_by_descriptor,
     test_08_mount_calls_are_refused,
-    test_09_the_image_cannot_be_changed,
     test_10_chroot_breakout,
     test_12_device_nodes,
 )
@@ -51,8 +50,6 @@ from abuse.test_processes import (  # noqa: F401
     test_20_ptrace_and_relatives,
     test_20_traceme_of_a_setuid_program,
     test_23_huge_pages,
-    test_23_locked_memory,
-    test_31_core_dumps,
     test_32_agent_is_not_preferred_by_the_oom_killer,
     test_32_limits_and_priorities,
     test_33_clocks_cannot_be_set,
@@ -97,7 +94,7 @@ class Below(e2e.Session):
         return super().post(code, language=self.kind, **properties)
 
 
-@pytest.fixture(params=["shell", "node"])
+@pytest.fixture(scope="module", params=["shell", "node"])
 def session(request, pools):
     s = Below(pools["Shell" if request.param == "shell" else "NodeLTS"])
     s.kind = request.param
@@ -119,8 +116,10 @@ NAMESPACES = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"]
 def confinement(pid):
     """What the host's kernel says of a process's rights."""
     proc = pathlib.Path(f"/proc/{pid}")
+    fields = [line.split(":", 1) for line in (proc / "status").read_text().splitlines()]
+    fields = [(name, value.strip()) for name, value in fields]
     return {
-        **{field: status(pid, field) for field in STATUS},
+        **{name: value for name, value in fields if name in STATUS},
         **{name: os.readlink(proc / "ns" / name) for name in NAMESPACES},
         "limits": (proc / "limits").read_text(),
         "cgroups": (proc / "cgroup").read_text(),
@@ -128,16 +127,6 @@ def confinement(pid):
         "root": os.readlink(proc / "root"),
         "sid": os.getsid(pid) == pid,
     }
-
-
-def named(session, pattern):
-    """The host pid of the session's process whose command line this is; the oldest of them."""
-    found = []
-    for pid in host_pids(session):
-        line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        if re.search(pattern, line):
-            found.append((tools.started(pid), pid))
-    return min(found)[1]
 
 
 DRIVERS = {
@@ -201,6 +190,7 @@ def test_own_launched_processes_have_the_rights_of_forked_ones(every_kind, pool)
         if name != "time":
             assert found[first][name] != forked[name], name
             assert found[first][name] != os.readlink(f"/proc/self/ns/{name}"), name
+    assert re.search(r"^Max core file size +1 +1 ", found[first]["limits"], re.M)
     assert found[first]["CapBnd"] == found[first]["CapPrm"] == "0" * 16
     assert found[first]["Seccomp"] == "2" and found[first]["NoNewPrivs"] == "1"
     other.delete()
@@ -215,7 +205,13 @@ def test_own_descriptors_of_launched_processes(every_kind):
             assert set(fds) == {0, 1, 2} and all(re.fullmatch(r"/(?:dev/)?pts/\d+|/\d+", t) for t in fds.values()), fds
             continue
         assert fds[0] == "/dev/null" and fds[1].startswith("pipe:") and fds[2].startswith("pipe:"), (name, fds)
-        assert [n for n, target in fds.items() if target.startswith("socket:")][0] == 3, (name, fds)
+        # The agent's; that of the shell has one to its bash as well.
+        sockets = [n for n, target in fds.items() if target.startswith("socket:")]
+        assert len(sockets) == (2 if name == "shell" else 1), (name, fds)
+        # None of them goes to the programs that it starts.
+        info = {n: pathlib.Path(f"/proc/{pid}/fdinfo/{n}").read_text() for n in fds if n > 2}
+        flags = {n: int(re.search(r"^flags:\s*(\d+)", text, re.M).group(1), 8) for n, text in info.items()}
+        assert all(value & os.O_CLOEXEC for value in flags.values()), (name, fds, flags)
         # The rest are what the program made for itself: nothing of a file system but its own image.
         for n, target in fds.items():
             kind = target.partition(":")[0]
@@ -246,7 +242,13 @@ def test_own_children_of_launched_kernels_inherit_three_descriptors(pools, langu
 # --- the kernel's socket and driver, from user code ---
 
 
-@pytest.mark.parametrize("frame", FORGED)
+# One of each kind of trouble; the agent is the same for every kernel.
+LAUNCHED_FORGES = ["injected number", "image of a forged format", "unknown kind", "frame beyond the limit",
+                   "second READY", "displays without end", "many results", "half a frame, then silence",
+                   "descriptors", "end of file"]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", LAUNCHED_FORGES)
 def test_own_forged_frames_of_a_launched_kernel(pools, daemon, frame):
     """Write frames to the agent instead of the driver, which is a program of its own."""
     session = pools["Shell"].session()
@@ -379,12 +381,6 @@ def test_own_tricks_on_the_shell_driver(pools, trick):
 
 
 # --- limits below terminals and commands ---
-
-BOMBS = {
-    "command": lambda s, text: command(s, text, timeoutInSeconds=2),
-    "terminal": None,
-}
-
 
 @pytest.mark.parametrize("where", ["command", "terminal"])
 def test_19_bombs_below_launched_processes(pools, neighbour, where):

@@ -21,6 +21,7 @@ CELLS = [
     ("Shell", "python"),
     ("Shell", "node"),
 ]
+TIMEOUT_TEXT = "Request timed out waiting for code execution to complete"
 TIMED_OUT, DIED, NO_MEMORY = "ExecutionTimeout", "KernelDied", "ExecutionOutOfMemory"
 
 
@@ -34,7 +35,7 @@ class Python:
     loop = "print('begun', flush=True)\nwhile True: pass"
     deaf = (
         "import signal\nprint('begun', flush=True)\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\nwhile True: pass"
     )
     write = "import sys\nsys.{stream}.write('x' * {size});"
     value = "'x' * {size}"
@@ -46,7 +47,7 @@ class Python:
     environment = "import json, os\nprint(json.dumps(dict(os.environ)))"
     work = "import os\nprint(os.getcwd())"
     # What its driver sets for itself.
-    own_environment = {"MPLBACKEND", "MPLCONFIGDIR", "IPYTHONDIR", "PYTHONUSERBASE", "PYTHONDONTWRITEBYTECODE"}
+    own_environment = {"MPLBACKEND", "MPLCONFIGDIR", "IPYTHONDIR", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
 
 
 class Node:
@@ -62,7 +63,7 @@ class Node:
     value = "'x'.repeat({size})"
     hoard = "const parts = []; while (true) parts.push(Buffer.alloc(1 << 20, 'x'))"
     die = "process.kill(process.pid, 'SIGKILL'); while (true);"
-    leave = "process.reallyExit(3)"
+    leave = "process.abort()"
     await_go = (
         "const seen = () => require('fs').existsSync('/mnt/data/go')\n"
         "while (!seen()) await new Promise(r => setTimeout(r, 20))\nconsole.log('gone on')"
@@ -196,19 +197,30 @@ def test_syntax_error(cell):
     assert cell.succeeds(cell.code.kept)["stdout"] == "41\n"
 
 
+def timed_out(cell, code, stdout, restarted):
+    """Runs what ends by its timeout, till it did so in this way: a busy machine may take the
+    milliseconds between the interrupt and the end of the kernel, or of waiting for the agent."""
+    for _ in range(5):
+        cell.succeeds(cell.code.keep.replace("const ", "var "))
+        document = cell.fails(code, status="124", timeoutInSeconds=1)
+        assert document["error"]["code"] == TIMED_OUT, document
+        assert TIMEOUT_TEXT in document["result"]["stderr"]
+        found = document["result"]["stdout"], "restarted" in document["result"]["stderr"]
+        assert found[0] in ("", stdout), document
+        assert not restarted or cell.has_lost()
+        if found == (stdout, restarted):
+            return
+    raise AssertionError(document)
+
+
 def test_timeout_interrupts(cell):
-    cell.succeeds(cell.code.keep)
-    document = cell.fails(cell.code.loop, status="124", timeoutInSeconds=1)
-    assert document["error"]["code"] == TIMED_OUT and document["result"]["stdout"] == "begun\n"
-    assert "1 second" in document["result"]["stderr"], document
+    timed_out(cell, cell.code.loop, "begun\n", restarted=False)
     assert cell.succeeds(cell.code.kept)["stdout"] == "41\n"
 
 
 def test_timeout_of_what_ignores_the_interrupt(cell):
-    cell.succeeds(cell.code.keep)
     cell.session.upload(("in", b"there")).ok()
-    document = cell.fails(cell.code.deaf, status="124", timeoutInSeconds=1)
-    assert document["error"]["code"] == TIMED_OUT and document["result"]["stdout"] == "begun\n"
+    timed_out(cell, cell.code.deaf, "begun\n", restarted=True)
     cell.succeeds(cell.code.copy)
     assert cell.session.download("out").ok().body == b"THERE"
 
@@ -250,7 +262,8 @@ def test_out_of_memory(small):
     document = small.fails(small.code.hoard, status="137")
     assert document["error"]["code"] == NO_MEMORY, document
     assert "256 MiB" in document["result"]["stderr"]
-    assert small.has_lost()
+    # Of a shell's command only what took the memory ends, at worst bash, whose state is kept.
+    assert small.has_lost() == (small.language != "shell")
     small.succeeds(small.code.copy)
     assert small.session.download("out").ok().body == b"THERE"
 
@@ -268,7 +281,7 @@ def test_kernel_that_dies(cell, way):
 
 def test_kernel_that_dies_leaves_the_other_language(cell):
     """The other kernels of the session, with their state."""
-    others = [Cell(cell.session, t, l) for t, l in CELLS if t == cell.type and l != cell.language]
+    others = [Cell(cell.session, t, l) for t, l in CELLS if t == cell.type and l != cell.language]  # noqa: E741
     for other in others:
         other.succeeds(other.code.keep)
     assert cell.fails(cell.code.die, status="137")["error"]["code"] == DIED
@@ -339,9 +352,9 @@ def test_daemon_killed_in_mid_execution():
             sessions[type].pool = again = Pool(daemon, p.name)
             assert again.identifiers() == [sessions[type].identifier]
             sessions[type].upload(("go", b"")).ok()
-        for c, execution, next in zip(cells, ids, behind):
+        for c, execution, waiting in zip(cells, ids, behind):
             assert c.session.finished(execution)["result"]["stdout"] == "gone on\n"
-            assert c.session.finished(next)["result"]["stdout"] == "41\n"
+            assert c.session.finished(waiting)["result"]["stdout"] == "41\n"
             assert c.succeeds(c.code.kept)["stdout"] == "41\n"
     finally:
         daemon.stop()
