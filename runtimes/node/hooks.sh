@@ -2,11 +2,21 @@
 # shellcheck shell=bash
 # Steps of the Node image; sourced by build-image.sh, whose functions it uses.
 
+# Each of these would otherwise fail in the first session: the native part, the driver's scripts, the
+# modules of the packages that the recipe names.
 hook_check() {
+	local modules
+	modules=$(words package | sed -n 's/^node-//p' | paste -sd' ')
+	# shellcheck disable=SC2016,SC2086 # JavaScript; words
 	chroot "$1" /usr/bin/env -i PATH=/usr/bin:/bin /usr/bin/node -e '
 const native = require("/opt/bivouac/node/native.node");
-if (typeof native.send !== "function") throw new Error("native.node has no send");
-' >&2 || die "the native part of the kernel driver does not load in the image"
+if (typeof native.evaluate !== "function") throw new Error("native.node has no evaluate");
+for (const file of require("fs").readdirSync("/opt/bivouac/node")) {
+	if (file.endsWith(".js") && file !== "kernel.js") require(`/opt/bivouac/node/${file}`);
+}
+const named = { fetch: "node-fetch", bignumber: "bignumber.js" };
+for (const name of process.argv.slice(1)) require(named[name] ?? name);
+' -- $modules >&2 || die "the kernel driver or a module does not load in the image"
 }
 
 hook_metadata() {
@@ -27,5 +37,6 @@ for (const file of fs.readFileSync(0, "utf8").split("\n").filter(Boolean)) {
 }
 process.stdout.write([...found.values()].map((entry) => JSON.stringify(entry)).join(","));
 '
-	echo ']}'
+	printf '],"jupyterKernel":{"name":"javascript","version":"%s",' "$version"
+	printf '"projectUrl":"https://nodejs.org","description":"Bivouac'"'"'s Node kernel"}}\n'
 }

@@ -313,11 +313,10 @@ static bool take_frames(struct agent *a)
 		uint32_t len = wire_get_u32(&r);
 		uint8_t version = wire_get_u8(&r);
 		uint8_t type = wire_get_u8(&r);
-
-		wire_get_u16(&r);
+		uint16_t zero = wire_get_u16(&r);
 		uint64_t op = wire_get_u64(&r);
 
-		if (len > AGENT_FRAME_MAX || version != AGENT_PROTO_VERSION) {
+		if (len > AGENT_FRAME_MAX || version != AGENT_PROTO_VERSION || zero) {
 			conn_close(a);
 			return false;
 		}

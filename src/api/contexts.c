@@ -130,7 +130,7 @@ static void opened(void *arg, struct session *s, struct agent_link *link)
 static int parse_put(struct context_call *cc, struct err *e)
 {
 	struct str body = http_body(cc->call->rq);
-	struct str language;
+	struct str language = { 0 };
 
 	if (!body.len)
 		return 0;

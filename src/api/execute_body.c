@@ -30,7 +30,7 @@ int text_property(const json_t *props, const char *name, struct str *ret, struct
 
 static int parse_place(const struct call *c, struct execute_body *b, json_t *props, struct err *e)
 {
-	struct str language;
+	struct str language = { 0 };
 	int found = text_property(props, "context", &b->params.context, e);
 
 	if (found < 0 || (found && context_name_check(b->params.context, e) < 0))
@@ -246,7 +246,7 @@ static int parse_type(struct execute_body *b, json_t *props, struct err *e)
 
 static int parse_on_disconnect(struct execute_body *b, json_t *props, struct err *e)
 {
-	struct str word;
+	struct str word = { 0 };
 	int found = text_property(props, "onDisconnect", &word, e);
 
 	if (found <= 0)

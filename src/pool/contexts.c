@@ -445,26 +445,38 @@ static struct context *from_label(struct session *s, struct str label)
 	return c != &s->first && c->number < 0 && strcmp(c->language, language) == 0 ? c : NULL;
 }
 
+/* One that nobody could ever name. */
+static struct context *adopt_nameless(struct session *s, uint32_t number)
+{
+	struct err e = ERR_INIT;
+	struct context *c = context_new(s, STR("?"), s->first.language, &e);
+
+	agent_link_kernel_end(s->sandbox->link, number);
+	if (c)
+		c->deleted = true;
+	return c;
+}
+
 static void adopt_kernel(struct session *s, const struct agent_status_kernel *k)
 {
-	struct context *c = NULL;
-	struct err e = ERR_INIT;
+	struct context *c = &s->first;
 
 	if (k->state == AGENT_KERNEL_NONE)
 		return;
-	c = k->kernel == 0 ? &s->first : from_label(s, k->label);
-	if (!c) {
-		/* Nobody could ever name it. */
-		c = context_new(s, STR("?"), s->first.language, &e);
-		agent_link_kernel_end(s->sandbox->link, k->kernel);
+	if (k->kernel != 0) {
+		c = from_label(s, k->label);
+		if (!c)
+			c = adopt_nameless(s, k->kernel);
 		if (!c)
 			return;
-		c->deleted = true;
 	}
 	c->number = (int)k->kernel;
-	c->kernel = c->deleted                          ? CONTEXT_KERNEL_ENDING
-		    : k->state == AGENT_KERNEL_STARTING ? CONTEXT_KERNEL_STARTING
-							: CONTEXT_KERNEL_UP;
+	if (c->deleted)
+		c->kernel = CONTEXT_KERNEL_ENDING;
+	else if (k->state == AGENT_KERNEL_STARTING)
+		c->kernel = CONTEXT_KERNEL_STARTING;
+	else
+		c->kernel = CONTEXT_KERNEL_UP;
 	c->kernel_idle = !c->deleted && k->state == AGENT_KERNEL_IDLE;
 }
 

@@ -32,6 +32,7 @@ static void enqueue(struct execution *x, bool first)
 
 static void dequeue(struct execution *x)
 {
+	assert(x->context);
 	list_remove(&x->node);
 	x->context->queue_len--;
 	x->session->queue_len--;

@@ -53,10 +53,12 @@ int context_name_check(struct str name, struct err *e)
 {
 	bool ok = name.len >= 1 && name.len <= CONTEXT_NAME_MAX;
 
-	for (size_t i = 0; ok && i < name.len; i++)
-		ok = (name.ptr[i] >= '0' && name.ptr[i] <= '9') ||
-		     ((name.ptr[i] | 32) >= 'a' && (name.ptr[i] | 32) <= 'z') ||
-		     memchr("-_.", name.ptr[i], 3);
+	for (size_t i = 0; ok && i < name.len; i++) {
+		char c = name.ptr[i];
+
+		ok = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '-' ||
+		     c == '_' || c == '.';
+	}
 	if (ok)
 		return 0;
 	return err_set(e, ERR_INVALID,

@@ -249,7 +249,6 @@ def test_names_in_any_case(new_pool):
         (change("properties.containerType", "CobolLTS"), "InvalidSessionPoolConfiguration"),
         (change("properties.containerType", 5), None),
         (change("properties.containerType", "CustomContainer"), "SessionTypeNotSupportedInRegion"),
-        (change("properties.containerType", "NodeLTS"), "SessionTypeNotSupportedInRegion"),
         (change("properties.poolManagementType", "System"), "SessionPoolInvalidPoolManagementType"),
         (change("properties.environmentId", "/subscriptions/x"), "InvalidSessionPoolConfiguration"),
         (

@@ -164,7 +164,7 @@ def test_output_is_cut_at_4096(either):
 
 
 def test_timeout(either):
-    document = run(either, "echo begun; sleep 60", status="124", timeoutInSeconds=1)
+    document = run(either, "echo begun; sleep 60", status="124", timeoutInSeconds=3)
     assert document["error"]["code"] == "ExecutionTimeout"
     assert document["result"]["exitCode"] == 124 and document["result"]["stdout"] == "begun\n"
     assert run(either, "echo on")["result"]["stdout"] == "on\n"

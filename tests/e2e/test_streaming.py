@@ -123,7 +123,7 @@ def test_code_that_raises(session):
 
 def test_timeout(session):
     code = "print('before')\nimport time\nwhile True: time.sleep(0.05)"
-    with EventStream(session, {"code": code, "timeoutInSeconds": 1}) as stream:
+    with EventStream(session, {"code": code, "timeoutInSeconds": 3}) as stream:
         events = list(stream)
     assert text_of(events, "stdout") == "before\n"
     assert events[-2].data["code"] == "ExecutionTimeout"

@@ -45,7 +45,7 @@ static struct agent_process processes[64];
 static size_t process_count;
 static struct buf replies;
 
-static void agent_world_check(struct agent_world *w);
+static bool agent_world_check(struct agent_world *w);
 
 /* ---- what the agent calls ---- */
 
@@ -331,7 +331,8 @@ void agent_world_turn(struct agent_world *w)
 			reap_children(&w->agent);
 			kernels_tidy(&w->agent);
 		}
-		agent_world_check(w);
+		if (agent_world_check(w))
+			any = true;
 		if (!any && !ended_count)
 			break;
 		assert(left-- > 0);
@@ -624,8 +625,11 @@ static void check_limits(const struct agent *a)
 	assert(a->done_count + running <= AGENT_DONE_MAX);
 }
 
-static void agent_world_check(struct agent_world *w)
+/* Reads all replies; true if there were any, which makes room for more. */
+static bool agent_world_check(struct agent_world *w)
 {
+	bool any = false;
+
 	for (;;) {
 		if (!buf_reserve(&replies, 65536))
 			abort();
@@ -636,6 +640,7 @@ static void agent_world_check(struct agent_world *w)
 		if (n <= 0)
 			break;
 		replies.len += (size_t)n;
+		any = true;
 	}
 	size_t at = 0;
 
@@ -650,6 +655,7 @@ static void agent_world_check(struct agent_world *w)
 	}
 	buf_consume(&replies, at);
 	check_limits(&w->agent);
+	return any;
 }
 
 void agent_world_close(struct agent_world *w)

@@ -57,7 +57,7 @@ static struct str step(struct world *w, struct str in)
 		w->comments++;
 		break;
 	case 5:
-		for (size_t i = 0; i < n * 8; i++)
+		for (size_t i = 0; i < n % 64; i++)
 			output(w, 1 + (int)(i & 1), STR("\xf0"));
 		break;
 	}
