@@ -36,7 +36,7 @@ test: images
 	@BUILD=$(BUILD) scripts/test.sh
 
 ## make bench   the numbers: a table, and build/bench.jsonl
-bench: image
+bench: images
 	@/usr/bin/python3 bench/run.py --install
 
 ## make neighbour  executions of one session while another one does its worst

@@ -5,7 +5,7 @@
  *   bivouac-bench-load MODE POOL-URL [n=N] [pace_us=N] [connections=N] [warmup_ms=N] [ms=N]
  *
  *   get    N times GET /health
- *   live   N executions of 1+1 in one session, one after the other
+ *   live   N executions of 1+1 (command=1: shell commands) in one session, one after the other
  *   new    N new identifiers one after the other: execute (timed), delete (not timed), pause
  *   hold   N new identifiers one after the other, left alive (prefix=TEXT names them)
  *   burst  N new identifiers at once, each on its own connection; deleted afterwards, not timed
@@ -43,7 +43,7 @@ struct settings {
 	char path[512];
 	const char *token;
 	const char *prefix;
-	long n, pace_us, connections, warmup_ms, ms;
+	long n, pace_us, connections, warmup_ms, ms, command;
 };
 
 struct reply {
@@ -111,15 +111,17 @@ static size_t request_get(char *buf)
 
 static size_t request_execute(char *buf, const char *id)
 {
-	static const char body[] =
-		"{\"codeInputType\":\"inline\",\"executionType\":\"synchronous\",\"code\":\"1+1\"}";
+	const char *body =
+		s.command
+			? "{\"shellCommand\":\"echo 2\"}"
+			: "{\"codeInputType\":\"inline\",\"executionType\":\"synchronous\",\"code\":\"1+1\"}";
 
 	return (size_t)snprintf(buf, REQUEST_MAX,
 				"POST %s/executions?api-version=" API_VERSION
 				"&identifier=%s HTTP/1.1\r\nHost: %s\r\n"
 				"Authorization: Bearer %s\r\nContent-Type: application/json\r\n"
 				"Content-Length: %zu\r\n\r\n%s",
-				s.path, id, s.host, s.token, sizeof(body) - 1, body);
+				s.path, id, s.host, s.token, strlen(body), body);
 }
 
 static size_t request_delete(char *buf, const char *id)
@@ -212,7 +214,9 @@ static bool conn_receive(struct conn *c, struct reply *ret)
 
 static void check_execution(const struct reply *r)
 {
-	if (r->status != 200 || !memmem(r->body, r->body_len, "\"executionResult\":2,", 20))
+	const char *want = s.command ? "\"stdout\":\"2\\n\"" : "\"executionResult\":2,";
+
+	if (r->status != 200 || !memmem(r->body, r->body_len, want, strlen(want)))
 		die("unexpected reply %d: %.*s", r->status, (int)r->body_len, r->body);
 }
 
@@ -494,6 +498,7 @@ static void parse_setting(const char *arg)
 		{ "connections=", &s.connections },
 		{ "warmup_ms=", &s.warmup_ms },
 		{ "ms=", &s.ms },
+		{ "command=", &s.command },
 	};
 
 	if (strncmp(arg, "prefix=", 7) == 0) {

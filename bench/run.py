@@ -291,10 +291,10 @@ class Daemon:
         except urllib.error.HTTPError as e:
             raise Failed(f"{method} pool {name}: {e.code} {e.read().decode(errors='replace')[:300]}") from None
 
-    def make_pool(self, name, sessions, ready, limits=None):
+    def make_pool(self, name, sessions, ready, limits=None, container_type="PythonLTS"):
         self.arm_call("PUT", name, {"location": "local", "properties": {
             **({"sessionLimits": limits} if limits else {}),
-            "containerType": "PythonLTS", "poolManagementType": "Dynamic",
+            "containerType": container_type, "poolManagementType": "Dynamic",
             "scaleConfiguration": {"maxConcurrentSessions": sessions, "readySessionInstances": ready},
             "dynamicPoolConfiguration": {"lifecycleConfiguration": {
                 "lifecycleType": "Timed", "cooldownPeriodInSeconds": 600}},
@@ -526,6 +526,21 @@ class Bench:
         self.table.add("create in the circle", "ms", [ns for ns, _ in got],
                        note=f"{waited} of {len(got)} waited for a sandbox")
 
+    def measure_runtime(self, container_type, name, command):
+        """V8 and bash cannot be forked warm: what is ready is a sandbox with a started kernel."""
+        url = self.daemon.make_pool(f"bench-{name}", 40, 8, container_type=container_type)
+        try:
+            got, _ = self.run_load("live", url, n=self.n(1000), command=command)
+            self.table.add(f"{name}: live session, {'echo 2' if command else '1+1'}", "µs", [ns for ns, _ in got],
+                           against=self.floor_sum)
+            time.sleep(3)  # the list is full
+            got, _ = self.run_load("new", url, n=self.n(40), pace_us=400000, command=command)
+            waited = waited_of(got)
+            self.table.add(f"{name}: new identifier, ready", "µs", [ns for ns, _ in got], against=self.floor_sum,
+                           note=f"{waited} of {len(got)} waited for a sandbox" if waited else "")
+        finally:
+            self.daemon.arm_call("DELETE", f"bench-{name}")
+
     def measure_idle_sessions(self):
         # A pool as large as its sessions keeps nothing ready beside them: all kernels are theirs.
         count = 20 if self.args.quick else 100
@@ -580,6 +595,8 @@ class Bench:
                          ("ready list empty", self.measure_empty_list),
                          ("burst", self.measure_burst),
                          ("rate", self.measure_rate),
+                         ("Node", lambda: self.measure_runtime("NodeLTS", "node", 0)),
+                         ("Shell", lambda: self.measure_runtime("Shell", "shell", 1)),
                          ("bivouacd memory after load", lambda: self.measure_daemon_memory("after the load")),
                          ("idle sessions", self.measure_idle_sessions)):
             self.attempt(name, fn)

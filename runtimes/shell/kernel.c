@@ -38,6 +38,7 @@
 #define INSIST_MS_LAST  512
 /** The exit code of a command whose shell could not be had, or could not be asked afterwards. */
 #define CODE_NO_SHELL 125
+#define CODE_KILLED   (128 + SIGKILL)
 
 struct kernel {
 	struct shell shell;
@@ -83,7 +84,9 @@ static void answer(struct kernel *k, int code)
 	wire_put_u8(&b, interrupted ? KERNEL_INTERRUPTED : KERNEL_OK);
 	wire_put_u8(&b, interrupted ? KERNEL_VALUE_NONE : KERNEL_VALUE_INT);
 	wire_put_blob(&b, str_from(interrupted ? "" : text));
-	wire_put_blob(&b, str_from(interrupted ? "Interrupted" : ""));
+	wire_put_blob(&b, str_from(interrupted           ? "Interrupted"
+				   : code == CODE_KILLED ? KERNEL_NAME_KILLED
+							 : ""));
 	wire_put_blob(&b, str_from(interrupted ? "the command was interrupted" : ""));
 	wire_put_blob(&b, STR(""));
 	send_frame(KERNEL_DONE, buf_str(&b));

@@ -132,6 +132,7 @@ struct agent_terminal {
 	bool ended;   /* reaped; its last output may still have to leave */
 	bool closing; /* hung up by us */
 	bool attached;
+	bool awaited;     /* opened, and not attached yet: its output and its end wait for that */
 	unsigned answers; /* to TERM_OPEN and TERM_ATTACH, owed until READY */
 	bool eof;
 	uint32_t watched; /* epoll events of master, 0 none */

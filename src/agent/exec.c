@@ -296,7 +296,12 @@ void exec_finish(struct agent *a, struct agent_kernel *k, enum agent_exec_status
 		status = x->ending; /* interrupted by us, whatever the code made of it */
 	} else if (frame.ptr && d.kernel_status != KERNEL_OK) {
 		status = AGENT_RESULT_ERROR;
+	} else if (frame.ptr && str_eq(d.name, STR(KERNEL_NAME_KILLED)) &&
+		   exec_oom_kills() > k->oom_kills) {
+		status = AGENT_RESULT_OOM;
 	}
+	if (frame.ptr && d.kernel_status == KERNEL_OK)
+		d.name = STR("");
 	if (d.value.len > x->result_max) {
 		d.kind = KERNEL_VALUE_TEXT;
 		d.value = STR(TOO_LARGE);

@@ -180,6 +180,10 @@ void reap_session(struct agent *a, pid_t session)
 
 static void child_ended(struct agent *a, pid_t pid, int status)
 {
+	/* A program can end before its launcher's word of it is read. */
+	for (size_t i = 0; i < AGENT_TERMINALS_MAX; i++)
+		if (a->terminals[i])
+			terminal_launched(a, a->terminals[i]);
 	for (size_t i = 0; i < AGENT_KERNELS_MAX; i++) {
 		if (kernel_has(a->kernels[i], pid)) {
 			kernel_died(a, a->kernels[i], status);

@@ -145,7 +145,8 @@ static bool read_master(struct agent_terminal *t)
 /* Forgets one that has ended, when all its output has left. */
 static bool finish(struct agent *a, struct agent_terminal *t)
 {
-	if (!t->ended || (t->attached && !t->closing && !(t->eof && t->sent == t->total)))
+	if (!t->ended || (t->awaited && !t->closing) ||
+	    (t->attached && !t->closing && !(t->eof && t->sent == t->total)))
 		return false;
 	send_state(a, t, true);
 	terminal_free(a, t);
@@ -236,7 +237,8 @@ static struct agent_terminal *terminal_new(struct agent *a, uint64_t op, struct 
 	t->ring = ring;
 	t->sock = t->master = t->slave = -1;
 	buf_init(&t->label, AGENT_LABEL_MAX);
-	buf_init(&t->input, AGENT_STREAM_WINDOW);
+	/* A new daemon has a window of its own while the last one's bytes may still wait. */
+	buf_init(&t->input, 2 * AGENT_STREAM_WINDOW);
 	buf_add_str(&t->label, label);
 	a->terminals[slot] = t;
 	return t;
@@ -301,6 +303,7 @@ void terminal_open(struct agent *a, uint64_t op, struct wire_reader *r, int laun
 		return;
 	}
 	t->answers = 1;
+	t->awaited = true;
 	agent_watch(a, t->sock, EVENT_LAUNCHER, t->slot, EPOLLIN, &watched);
 	arm(a, t, AGENT_KERNEL_START_MS);
 }
@@ -376,6 +379,7 @@ static void attach(struct agent *a, struct agent_terminal *t, struct wire_reader
 		return;
 	}
 	t->attached = true;
+	t->awaited = false;
 	t->credit = credit < AGENT_STREAM_WINDOW ? credit : AGENT_STREAM_WINDOW;
 	t->sent = t->total - kept;
 	if (!t->pid) {
@@ -502,6 +506,7 @@ void terminal_deadline(struct agent *a, struct agent_terminal *t)
 	} else if (t->sent == t->total || !t->attached) {
 		/* Whoever still holds the terminal left its session: their output is not its. */
 		t->eof = true;
+		t->awaited = false;
 		pump(a, t);
 	}
 }

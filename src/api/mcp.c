@@ -9,6 +9,9 @@
 #include <stdlib.h>
 
 #define BATCH_MAX 32
+/* SECURITY: a batch runs no further tool once its results have so many bytes, so that 32 times the
+ * largest result is not what one request can make the daemon hold. */
+#define RESULTS_MAX (16u << 20)
 
 /* Newest last: what is answered to a client that asks for one we do not know. */
 static const char *const versions[] = { "2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25" };
@@ -45,19 +48,40 @@ int mcp_authorize(struct http_request *rq, const struct data_plane_config *confi
 
 /* --- replies --- */
 
+const char *mcp_text(const json_t *value)
+{
+	const char *text = json_string_value(value);
+
+	return text && strlen(text) == json_string_length(value) ? text : NULL;
+}
+
 /* body: "result" or "error"; takes it. */
 static void add_reply(struct mcp *m, json_t *id, const char *name, json_t *body)
 {
 	json_t *reply = body ? json_pack("{s:s,s:O,s:o}", "jsonrpc", "2.0", "id", id, name, body)
 			     : NULL;
 
-	if (reply)
-		json_array_append_new(m->replies, reply);
+	if (!reply || json_array_append_new(m->replies, reply) < 0)
+		m->no_memory = true;
+}
+
+/* A message may quote the caller, and be cut within a character; jansson takes UTF-8 only. */
+static json_t *message_text(const char *message)
+{
+	struct buf clean;
+
+	buf_init(&clean, 4 * ERR_MSG_MAX);
+	buf_add_utf8(&clean, str_from(message));
+	json_t *text = json_stringn(buf_str(&clean).ptr, clean.len);
+
+	buf_done(&clean);
+	return text;
 }
 
 static json_t *error_object(int code, const struct err *e, const char *message)
 {
-	json_t *error = json_pack("{s:i,s:s}", "code", code, "message", e ? e->msg : message);
+	json_t *error =
+		json_pack("{s:i,s:o}", "code", code, "message", message_text(e ? e->msg : message));
 
 	/* What a REST call would have said. */
 	if (error && e && code == MCP_REFUSED)
@@ -93,14 +117,43 @@ static void tool_ended(struct mcp *m)
 	step(m);
 }
 
+/* A model reads the text: 0.1 is not to be 0.10000000000000001 there. */
+static size_t dump_flags(const json_t *structured)
+{
+	const json_t *value = json_object_get(structured, "executionResult");
+	char text[40];
+	int digits = 15;
+
+	for (; json_is_real(value) && digits < 17; digits++) {
+		snprintf(text, sizeof(text), "%.*g", digits, json_real_value(value));
+		if (strtod(text, NULL) == json_real_value(value))
+			break;
+	}
+	return JSON_COMPACT | JSON_REAL_PRECISION((size_t)digits);
+}
+
+/* The bytes of images among content blocks. */
+static size_t content_bytes(const json_t *content)
+{
+	size_t bytes = 0;
+	size_t i;
+	json_t *block;
+
+	json_array_foreach(content, i, block)
+		bytes += json_string_length(json_object_get(block, "data"));
+	return bytes;
+}
+
 void mcp_result(struct mcp *m, json_t *structured, json_t *content, bool is_error)
 {
-	char *text = structured ? json_dumps(structured, JSON_COMPACT) : NULL;
-	json_t *blocks = json_pack("[{s:s,s:s}]", "type", "text", "text", text ? text : "");
+	char *text = structured ? json_dumps(structured, dump_flags(structured)) : NULL;
+	json_t *blocks = text ? json_pack("[{s:s,s:s}]", "type", "text", "text", text) : NULL;
 
+	/* The text is there twice. */
+	m->reply_bytes += (text ? 2 * strlen(text) : 0) + content_bytes(content);
 	free(text);
-	if (blocks && content)
-		json_array_extend(blocks, content);
+	if (blocks && content && json_array_extend(blocks, content) < 0)
+		m->no_memory = true;
 	json_decref(content);
 	add_reply(m, message_id(m), "result",
 		  json_pack("{s:o,s:o,s:b}", "content", blocks, "structuredContent", structured,
@@ -134,7 +187,9 @@ static void send(struct mcp *m, int status, json_t *body)
 
 static void send_all(struct mcp *m)
 {
-	if (json_array_size(m->replies) == 0)
+	if (m->no_memory)
+		send(m, 500, NULL);
+	else if (json_array_size(m->replies) == 0)
 		http_reply_empty(m->call->rq, 202);
 	else
 		send(m, 200, m->batch ? m->replies : json_array_get(m->replies, 0));
@@ -144,7 +199,7 @@ static void send_all(struct mcp *m)
 
 static void initialize(struct mcp *m, json_t *params)
 {
-	const char *wanted = json_string_value(json_object_get(params, "protocolVersion"));
+	const char *wanted = mcp_text(json_object_get(params, "protocolVersion"));
 	const char *version = wanted ? find_version(wanted) : VERSION_DEFAULT;
 	/* call and list are not in MCP's schema; the real service says them. */
 	json_t *result = json_pack(
@@ -160,20 +215,37 @@ static void initialize(struct mcp *m, json_t *params)
 	add_reply(m, message_id(m), "result", result);
 }
 
+/* Whether there is room for the result of a further tool; replies if not. */
+static bool has_room(struct mcp *m)
+{
+	struct err e = ERR_INIT;
+
+	if (m->reply_bytes <= RESULTS_MAX)
+		return true;
+	err_set(&e, ERR_TOO_LARGE,
+		"The results of this batch have %zu bytes already; after %u no further tool is run. "
+		"Send the rest in another request.",
+		m->reply_bytes, RESULTS_MAX);
+	add_reply(m, message_id(m), "error", error_object(MCP_REFUSED, &e, NULL));
+	return false;
+}
+
 static void tools_call(struct mcp *m, json_t *params)
 {
-	const char *name = json_string_value(json_object_get(params, "name"));
+	const char *name = mcp_text(json_object_get(params, "name"));
 	json_t *arguments = json_object_get(params, "arguments");
 	char text[160];
 
 	if (!name) {
-		fail(m, MCP_INVALID_PARAMS, "params.name is missing: which tool?");
+		fail(m, MCP_INVALID_PARAMS, "params.name must be a string: which tool?");
 		return;
 	}
 	if (arguments && !json_is_object(arguments) && !json_is_null(arguments)) {
 		fail(m, MCP_INVALID_PARAMS, "params.arguments must be an object.");
 		return;
 	}
+	if (!has_room(m))
+		return;
 	m->arguments = json_is_object(arguments) ? arguments : NULL;
 	m->waiting = true;
 	if (mcp_tool_run(m, name))
@@ -218,7 +290,7 @@ static void message(struct mcp *m, json_t *msg)
 	json_t *id = json_object_get(msg, "id");
 	json_t *method = json_object_get(msg, "method");
 	json_t *params = json_object_get(msg, "params");
-	const char *version = json_string_value(json_object_get(msg, "jsonrpc"));
+	const char *version = mcp_text(json_object_get(msg, "jsonrpc"));
 
 	if (!json_is_object(msg) || !version || strcmp(version, "2.0") != 0) {
 		add_reply(m, json_null(), "error",
@@ -228,11 +300,12 @@ static void message(struct mcp *m, json_t *msg)
 	}
 	if (!method && (json_object_get(msg, "result") || json_object_get(msg, "error")))
 		return; /* a response; we ask nothing */
-	if (!json_is_string(method) || (id && !json_is_string(id) && !json_is_number(id))) {
-		add_reply(
-			m, json_null(), "error",
-			error_object(MCP_INVALID_REQUEST, NULL,
-				     "\"method\" must be a string, \"id\" a string or a number."));
+	if (!mcp_text(method) || (id && !json_is_string(id) && !json_is_number(id))) {
+		add_reply(m, json_null(), "error",
+			  error_object(
+				  MCP_INVALID_REQUEST, NULL,
+				  "\"method\" must be a string without NUL, \"id\" a string or a "
+				  "number."));
 		return;
 	}
 	if (!id)

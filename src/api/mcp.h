@@ -29,6 +29,8 @@ struct mcp {
 	bool batch;
 	size_t at; /* the one being answered */
 	json_t *replies;
+	size_t reply_bytes; /* of the results in replies, about */
+	bool no_memory;     /* a reply is missing */
 	bool stepping;
 	bool waiting; /* for a tool */
 	bool ended;   /* the HTTP request is over */
@@ -48,12 +50,15 @@ struct mcp {
 };
 
 /* mcp.c: what a tool ends with, exactly once. */
-/** mcp_result: takes both. content: further content blocks beside the text of structured, or NULL.
- */
+/** mcp_result: takes both. structured: NULL when memory was out. content: further content blocks
+ * beside the text of structured, or NULL. */
 void mcp_result(struct mcp *m, json_t *structured, json_t *content, bool is_error);
 void mcp_error(struct mcp *m, int code, const struct err *e);
 /** mcp_refuse: an error of the sandbox or its pool. */
 void mcp_refuse(struct mcp *m, const struct err *e);
+
+/** mcp_text: a string without NUL; NULL if it is none. Borrowed. */
+const char *mcp_text(const json_t *value);
 
 /* mcp_tools.c */
 /** mcp_tools: new reference: what tools/list answers for the pool. */

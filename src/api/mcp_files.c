@@ -112,6 +112,11 @@ static void read_ended(struct mcp *m)
 	buf_init(&encoded, 2 * READ_MAX);
 	if (!text)
 		base64_encode(&encoded, bytes.ptr, bytes.len);
+	if (!buf_ok(&encoded)) {
+		buf_done(&encoded);
+		no_memory(m);
+		return;
+	}
 	struct str content = text ? bytes : buf_str(&encoded);
 	json_t *result = json_pack("{s:o,s:I,s:s,s:o,s:b}", "path", name_of(str_from(m->path)),
 				   "sizeInBytes", (json_int_t)m->file_size, "encoding",
@@ -142,6 +147,8 @@ static void on_read_data(void *arg, struct str bytes)
 		/* Enough; whether there is more, its size has said. */
 		agent_file_cancel(m->file);
 		m->file = NULL;
+		if (m->file_size < m->bytes.len)
+			m->file_size = m->bytes.len; /* it has grown meanwhile */
 		read_ended(m);
 	} else {
 		agent_file_credit(m->file, bytes.len);
@@ -195,8 +202,9 @@ void mcp_read_file(struct mcp *m)
 
 static void write_more(struct mcp *m)
 {
-	m->bytes_at +=
-		agent_file_put(m->file, m->bytes.ptr + m->bytes_at, m->bytes.len - m->bytes_at);
+	struct str bytes = buf_str(&m->bytes);
+
+	m->bytes_at += agent_file_put(m->file, bytes.ptr + m->bytes_at, bytes.len - m->bytes_at);
 	if (m->bytes_at == m->bytes.len)
 		agent_file_end(m->file);
 }

@@ -134,8 +134,8 @@ bool mcp_argument(struct mcp *m, const char *name, bool required, const char **r
 	struct err e = ERR_INIT;
 	json_t *v = json_find(m->arguments, name);
 
-	*ret = json_string_value(v);
-	if (*ret ? strlen(*ret) == json_string_length(v) : !v && !required)
+	*ret = mcp_text(v);
+	if (*ret || (!v && !required))
 		return true;
 	if (!v)
 		err_set(&e, ERR_INVALID, "The argument '%s' is missing.", name);
@@ -448,9 +448,9 @@ static void run_program(struct mcp *m, json_t *words)
 
 	buf_init(&m->bytes, m->call->config->code_max);
 	json_array_foreach(words, i, word) {
-		const char *text = json_string_value(word);
+		const char *text = mcp_text(word);
 
-		if (!text || strlen(text) != json_string_length(word)) {
+		if (!text) {
 			invalid(m,
 				"The argument 'execCommandAndArgs' must be an array of strings without "
 				"NUL.");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "arm/mcp_keys.h"
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/own.h"
@@ -145,3 +146,63 @@ void mcp_keys_forget(struct store *s, const char *pool_key)
 	if (!key || store_doc_delete(s, key, &e) < 0)
 		log_error("MCP keys of a deleted pool: %s", e.msg);
 }
+
+/* --- through ARM --- */
+
+static int check_mcp(const json_t *doc, struct err *e)
+{
+	const json_t *mcp =
+		json_object_get(json_object_get(doc, "properties"), "mcpServerSettings");
+	const char *name = json_string_value(json_object_get(doc, "name"));
+
+	if (!json_is_true(json_object_get(mcp, "isMcpServerEnabled")))
+		return err_set(e, ERR_NO_MCP,
+			       "Session pool '%s' does not have MCP Server enabled. Set "
+			       "properties.mcpServerSettings.isMcpServerEnabled to true.",
+			       name);
+	if (json_is_true(json_object_get(mcp, "isMcpServerApiKeyDisabled")))
+		return err_set(e, ERR_NO_MCP,
+			       "Session pool '%s' has the API key of its MCP server disabled "
+			       "(isMcpServerApiKeyDisabled). Use bearer tokens.",
+			       name);
+	return 0;
+}
+
+static int reply_key(const char *key, json_t **ret, struct err *e)
+{
+	*ret = json_pack("{s:s}", "apiKey", key);
+	return *ret ? 0 : err_set(e, ERR_NOMEM, "arm: out of memory");
+}
+
+static int fetch_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		     struct err *e)
+{
+	char text[MCP_KEY_SIZE];
+
+	if (check_mcp(doc, e) < 0 || mcp_keys_fetch(arm_config(arm)->store, key, text, e) < 0)
+		return -1;
+	return reply_key(text, ret, e);
+}
+
+static int rotate_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
+		      struct err *e)
+{
+	char text[MCP_KEY_SIZE];
+
+	if (check_mcp(doc, e) < 0 ||
+	    mcp_keys_rotate(arm_config(arm)->store, key, clock_wall_us(), text, e) < 0)
+		return -1;
+	return reply_key(text, ret, e);
+}
+
+void mcp_keys_removing(struct arm *arm, const char *key)
+{
+	mcp_keys_forget(arm_config(arm)->store, key);
+}
+
+const struct arm_action mcp_key_actions[] = {
+	{ "fetchMcpServerCredentials", "The API key of the pool's MCP server", fetch_key },
+	{ "rotateMcpServerCredentials", "A new API key; the old one is good for five minutes more",
+	  rotate_key },
+	{ 0 },
+};

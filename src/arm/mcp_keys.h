@@ -10,6 +10,7 @@
  * their own, never in the pool's, so no reading of resources shows them; they go with the pool.
  */
 
+#include "arm/arm.h"
 #include "base/err.h"
 #include "base/str.h"
 #include "store/store.h"
@@ -28,3 +29,7 @@ int mcp_keys_rotate(struct store *s, const char *pool_key, int64_t now_us,
 bool mcp_keys_good(struct store *s, const char *pool_key, int64_t now_us, struct str key);
 /** mcp_keys_forget: the pool is gone. */
 void mcp_keys_forget(struct store *s, const char *pool_key);
+
+/** mcp_key_actions: fetchMcpServerCredentials and rotateMcpServerCredentials of a session pool. */
+extern const struct arm_action mcp_key_actions[];
+void mcp_keys_removing(struct arm *arm, const char *pool_key);

@@ -647,66 +647,6 @@ static json_t *render(struct arm *arm, const json_t *doc, const char *api_versio
 	return out;
 }
 
-/* --- the key of its MCP server --- */
-
-static int check_mcp(const json_t *doc, struct err *e)
-{
-	const json_t *mcp =
-		json_object_get(json_object_get(doc, "properties"), "mcpServerSettings");
-	const char *name = json_string_value(json_object_get(doc, "name"));
-
-	if (!json_is_true(json_object_get(mcp, "isMcpServerEnabled")))
-		return err_set(e, ERR_NO_MCP,
-			       "Session pool '%s' does not have MCP Server enabled. Set "
-			       "properties.mcpServerSettings.isMcpServerEnabled to true.",
-			       name);
-	if (json_is_true(json_object_get(mcp, "isMcpServerApiKeyDisabled")))
-		return err_set(e, ERR_NO_MCP,
-			       "Session pool '%s' has the API key of its MCP server disabled "
-			       "(isMcpServerApiKeyDisabled). Use bearer tokens.",
-			       name);
-	return 0;
-}
-
-static int reply_key(const char *key, json_t **ret, struct err *e)
-{
-	*ret = json_pack("{s:s}", "apiKey", key);
-	return *ret ? 0 : err_set(e, ERR_NOMEM, "arm: out of memory");
-}
-
-static int fetch_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
-		     struct err *e)
-{
-	char text[MCP_KEY_SIZE];
-
-	if (check_mcp(doc, e) < 0 || mcp_keys_fetch(arm_config(arm)->store, key, text, e) < 0)
-		return -1;
-	return reply_key(text, ret, e);
-}
-
-static int rotate_key(struct arm *arm, const char *key, const json_t *doc, json_t **ret,
-		      struct err *e)
-{
-	char text[MCP_KEY_SIZE];
-
-	if (check_mcp(doc, e) < 0 ||
-	    mcp_keys_rotate(arm_config(arm)->store, key, clock_wall_us(), text, e) < 0)
-		return -1;
-	return reply_key(text, ret, e);
-}
-
-static void removing(struct arm *arm, const char *key)
-{
-	mcp_keys_forget(arm_config(arm)->store, key);
-}
-
-static const struct arm_action actions[] = {
-	{ "fetchMcpServerCredentials", "The API key of the pool's MCP server", fetch_key },
-	{ "rotateMcpServerCredentials", "A new API key; the old one is good for five minutes more",
-	  rotate_key },
-	{ 0 },
-};
-
 const struct arm_type arm_session_pool = {
 	.name = "Microsoft.App/sessionPools",
 	.api_versions = api_versions,
@@ -715,8 +655,8 @@ const struct arm_type arm_session_pool = {
 	.validate = validate,
 	.render = render,
 	.patchable = patchable,
-	.actions = actions,
-	.removing = removing,
+	.actions = mcp_key_actions,
+	.removing = mcp_keys_removing,
 	.needs_group = true,
 };
 

@@ -52,6 +52,10 @@ enum kernel_run_flag {
 	KERNEL_RUN_ARGV = 2,   /* code is a program and its arguments, each ended by a NUL byte */
 };
 
+/** DONE's error name beside KERNEL_OK: SIGKILL ended the command, or a program of it. The kernel
+ * cannot know what for; the agent can (AGENT_RESULT_OOM). */
+#define KERNEL_NAME_KILLED "Killed"
+
 enum kernel_status {
 	KERNEL_OK = 0,
 	KERNEL_ERROR = 1,       /* the cell raised (also SyntaxError) */

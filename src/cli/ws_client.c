@@ -173,7 +173,7 @@ static int check_answer(struct ws_client *ws, const char *key, struct err *e)
 	const char *end;
 	long status = 0;
 
-	while (!(end = strstr(ws->in.ptr ? ws->in.ptr : "", "\r\n\r\n"))) {
+	while (!(end = ws->in.ptr ? strstr(ws->in.ptr, "\r\n\r\n") : NULL)) {
 		int rc = read_more(ws, HEAD_MAX, e);
 
 		if (rc <= 0)

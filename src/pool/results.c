@@ -58,7 +58,7 @@ static void add_line(struct buf *b, const char *text)
 }
 
 /* Which limit it was; what counts is not obvious to who only wrote a file. */
-static void add_memory_limit(struct buf *b, const struct execution *x)
+static void add_memory_limit(struct buf *b, const struct execution *x, bool killed)
 {
 	uint64_t own = x->session->memory_bytes;
 
@@ -72,8 +72,10 @@ static void add_memory_limit(struct buf *b, const struct execution *x)
 			 own >> 20);
 	else
 		buf_addf(b, ": the session reached its memory limit (sessionLimits.memory)");
-	buf_addf(b, " and " RESTARTED_TEXT ". Files in /mnt/data, /tmp, /dev/shm and the home "
-		    "directory count as memory.");
+	buf_addf(b,
+		 " and %s. Files in /mnt/data, /tmp, /dev/shm and the home directory count as "
+		 "memory.",
+		 killed ? RESTARTED_TEXT : "a program was ended");
 }
 
 static void add_ending(struct buf *b, const struct agent_result *r, const struct execution *x)
@@ -93,7 +95,7 @@ static void add_ending(struct buf *b, const struct agent_result *r, const struct
 		break;
 	case AGENT_RESULT_OOM:
 		add_line(b, "Execution aborted");
-		add_memory_limit(b, x);
+		add_memory_limit(b, x, killed);
 		break;
 	case AGENT_RESULT_KERNEL_DIED:
 		add_line(b, "Execution aborted: the kernel died (");

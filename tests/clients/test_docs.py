@@ -9,12 +9,41 @@ import pytest
 
 from clients.conftest import HERE, e2e
 
+PREVIEW = "2025-10-02-preview"
+MCP = {"properties": {"mcpServerSettings": {"isMcpServerEnabled": True}}}
 DOCS = HERE.parents[1] / "docs" / "clients"
 SHOWN = {
     "llamaindex.md": (0, "{ result, stdout, stderr }", {"result": 3, "stdout": "", "stderr": ""}),
     "azure-sdk-js.md": (0, "token.split('.').length", 3),
     "azure-sdk-js.md#arm": (1, "pool.provisioningState", "Succeeded"),
 }
+
+
+def test_code_of_the_mcp_page(node, daemon, tmp_path):
+    daemon.default_pool().arm("PATCH", MCP, version=PREVIEW).ok()
+    path = f"{daemon.default_pool().arm_path}/fetchMcpServerCredentials?api-version={PREVIEW}"
+    key = daemon.arm.request("POST", path).ok().json["apiKey"]
+    program = tmp_path / "shown.mjs"
+    program.write_text(
+        'import { writeFile } from "node:fs/promises";\n'
+        + blocks("mcp.md")[0]
+        + "await writeFile(process.env.REPORT, JSON.stringify(structuredContent.executionResult));\n"
+    )
+    assert node(program, MCP_URL=f"{daemon.endpoint}/mcp", MCP_KEY=key) == 42
+    daemon.default_pool().session("user-4711").delete()
+
+
+def test_configurations_of_the_mcp_page(daemon):
+    """Valid JSON, with the address and the header that the server has."""
+    text = (DOCS / "mcp.md").read_text()
+    shown = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", text, re.M | re.S)]
+    servers = [s.get("mcpServers") or s["servers"] for s in shown]
+    assert len(servers) == 2
+    for server in servers:
+        assert server["sessions"]["type"] == "http"
+        path = server["sessions"]["url"].removeprefix("http://127.0.0.1:8900")
+        assert path == f"{daemon.endpoint}/mcp".removeprefix(daemon.base)
+        assert list(server["sessions"]["headers"]) == ["x-ms-apikey"]
 
 
 def blocks(page):

@@ -9,13 +9,11 @@ import uuid
 
 import pytest
 
-from conftest import Client, png_size, unique
+from conftest import Background, Client, Pool, png_size, pool_body, unique, wait_for
 
 PREVIEW = "2025-10-02-preview"
 TOOLS = {
     "launchShell",
-    "launchPythonEnvironment",
-    "runPythonCodeInRemoteEnvironment",
     "runShellCommandInRemoteEnvironment",
     "listFilesInRemoteEnvironment",
     "readFileInRemoteEnvironment",
@@ -23,6 +21,8 @@ TOOLS = {
     "deleteFileInRemoteEnvironment",
     "endRemoteEnvironment",
 }
+PYTHON = {"launchPythonEnvironment", "runPythonCodeInRemoteEnvironment"}
+NODE = {"runJavaScriptCodeInRemoteEnvironment"}
 
 
 class Mcp:
@@ -158,6 +158,13 @@ def test_unknown_method(mcp, method):
     assert mcp.rpc(method)["error"]["code"] == -32601
 
 
+@pytest.mark.parametrize("odd", range(4))
+def test_messages_that_quote_the_caller_are_cut_between_characters(mcp, odd):
+    name = "x" * odd + "€" * 40
+    for reply in (mcp.rpc(name), mcp.call(name)):
+        assert "€€€" in reply["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "body, status, code",
     [
@@ -173,6 +180,9 @@ def test_unknown_method(mcp, method):
         (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', 200, -32600),
         (b'{"jsonrpc":"2.0","id":1}', 200, -32600),
         (b'{"jsonrpc":"2.0","id":1,"method":7}', 200, -32600),
+        (b'{"jsonrpc":"2.0","id":1,"method":"ping\\u0000x"}', 200, -32600),
+        (b'{"jsonrpc":"2.0\\u0000","id":1,"method":"ping"}', 200, -32600),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"launchShell\\u0000"}}', 200, -32602),
         (b'{"jsonrpc":"2.0","id":{},"method":"ping"}', 200, -32600),
         (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', 200, -32600),
         (b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[]}', 200, -32602),
@@ -223,6 +233,140 @@ def test_batch_limit(mcp):
     ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     assert len(mcp.post([ping] * 32).ok().json) == 32
     assert mcp.post([ping] * 33).status == 400
+
+
+def test_batch_of_large_results(mcp):
+    """What one request makes the daemon hold is bounded: the rest is refused, not run."""
+    environment = mcp.launch()
+
+    def run(id, code):
+        arguments = {"environmentId": environment, "pythonCode": code}
+        params = {"name": "runPythonCodeInRemoteEnvironment", "arguments": arguments}
+        return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+
+    mcp.python(environment, "n = 0")
+    large = "n += 1; print(end='x' * 1000000)"
+    batch = [run(i, large) for i in range(12)]
+    for message in batch:
+        message["params"]["arguments"]["outputStreamsMaxLength"] = 1_000_000
+    replies = mcp.post([*batch, {"jsonrpc": "2.0", "id": "p", "method": "ping"}]).ok().json
+    assert [r["id"] for r in replies] == [*range(12), "p"]
+    assert [len(r["result"]["structuredContent"]["stdout"]) for r in replies[:9]] == [1_000_000] * 9
+    for refused in replies[9:12]:
+        assert refused["error"]["code"] == -32000
+        assert refused["error"]["data"] == {"code": "RequestEntityTooLarge", "status": 413}
+        assert "another request" in refused["error"]["message"]
+    assert replies[12]["result"] == {}
+    assert mcp.python(environment, "n")["executionResult"] == 9
+
+
+def test_batch_that_ends_its_own_environment(mcp):
+    environment = mcp.launch()
+
+    def tool(id, name, **arguments):
+        params = {"name": name, "arguments": {"environmentId": environment, **arguments}}
+        return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+
+    batch = [
+        tool(1, "runPythonCodeInRemoteEnvironment", pythonCode="x = 1"),
+        tool(2, "endRemoteEnvironment"),
+        tool(3, "runPythonCodeInRemoteEnvironment", pythonCode="'x' in globals()"),
+        tool(4, "writeFileInRemoteEnvironment", path="empty", content=""),
+        tool(5, "readFileInRemoteEnvironment", path="empty"),
+    ]
+    replies = [r["result"]["structuredContent"] for r in mcp.post(batch).ok().json]
+    assert replies[1] == {"ended": True}
+    assert replies[2]["executionResult"] is False
+    assert (replies[4]["content"], replies[4]["sizeInBytes"]) == ("", 0)
+
+
+@pytest.mark.parametrize("how", ["session", "pool"])
+def test_what_ends_while_a_batch_runs(daemon, how):
+    mcp = Mcp(daemon.make_pool(unique("mcp"), maximum=3, ready=0))
+
+    def run(id, code):
+        arguments = {"environmentId": "ends-in-batch", "pythonCode": code}
+        params = {"name": "runPythonCodeInRemoteEnvironment", "arguments": arguments}
+        return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+
+    batch = [run(1, "open('begun', 'w').close()\nimport time; time.sleep(60)"), run(2, "1 + 1")]
+    running = Background(mcp.post, batch)
+    session = mcp.pool.session("ends-in-batch")
+    wait_for(lambda: "begun" in session.names(), what="the code runs")
+    if how == "pool":
+        mcp.pool.delete()
+    else:
+        session.delete()
+    first, second = running.result().ok().json
+    assert first["error"]["code"] == -32000
+    if how == "session":
+        assert second["result"]["structuredContent"]["executionResult"] == 2
+        mcp.pool.delete()
+    else:
+        assert second["error"]["code"] == -32000
+    daemon.default_pool().session().value("1")
+
+
+# --- the bytes that curl sends ---
+
+
+def curl(mcp, body, accept="*/*"):
+    """As the service's documentation shows it; accept None: no such header."""
+    body = body.encode()
+    lines = [f"POST {mcp.path} HTTP/1.1", f"Host: {mcp.pool.daemon.base.removeprefix('http://')}"]
+    lines += ["User-Agent: curl/7.88.1"] + ([f"Accept: {accept}"] if accept else [])
+    lines += ["Content-Type: application/json", f"x-ms-apikey: {mcp.key}"]
+    lines += [f"Content-Length: {len(body)}", "", ""]
+    with mcp.pool.daemon.raw() as raw:
+        raw.send("\r\n".join(lines).encode() + body)
+        reply = raw.reply()
+    assert reply.status == 200
+    assert reply.headers["Content-Type"] == "application/json"
+    assert "Mcp-Session-Id" not in reply.headers
+    return reply.json
+
+
+@pytest.mark.parametrize("accept", ["*/*", None, "application/json", "application/json, text/event-stream"])
+def test_bytes_of_curl(mcp, accept):
+    answer = curl(mcp, '{ "jsonrpc": "2.0", "id": "1", "method": "initialize" }', accept)
+    assert (answer["jsonrpc"], answer["id"]) == ("2.0", "1")
+    assert answer["result"]["protocolVersion"] == "2025-03-26"
+    assert answer["result"]["serverInfo"]["name"] == "Microsoft Container Apps MCP Server"
+    assert {"call": True, "list": True}.items() <= answer["result"]["capabilities"]["tools"].items()
+    answer = curl(
+        mcp,
+        """{
+    "jsonrpc": "2.0",
+    "id": "2",
+    "method": "tools/call",
+    "params": {
+        "name": "launchShell",
+        "arguments": {}
+    }
+}""",
+        accept,
+    )
+    assert answer["id"] == "2"
+    environment = answer["result"]["structuredContent"]["environmentId"]
+    answer = curl(
+        mcp,
+        """{
+    "jsonrpc": "2.0",
+    "id": "3",
+    "method": "tools/call",
+    "params": {
+        "name": "runShellCommandInRemoteEnvironment",
+        "arguments": {
+            "environmentId": "%s",
+            "shellCommand": "echo 'Hello World'"
+        }
+    }
+}"""
+        % environment,
+        accept,
+    )
+    assert (answer["id"], answer["result"]["structuredContent"]["stdout"]) == ("3", "Hello World\n")
+    assert answer["result"]["structuredContent"]["stderr"] == ""
 
 
 # --- who may ---
@@ -311,12 +455,89 @@ def test_endpoint_is_shown(mcp):
 
 def test_tools_list(mcp):
     tools = {t["name"]: t for t in mcp.rpc("tools/list")["result"]["tools"]}
-    assert TOOLS <= set(tools)
+    assert set(tools) == TOOLS | PYTHON
     for tool in tools.values():
         assert tool["inputSchema"]["type"] == "object"
         assert set(tool["inputSchema"]["required"]) <= set(tool["inputSchema"]["properties"])
         assert tool["description"] and tool["title"]
     assert tools["readFileInRemoteEnvironment"]["annotations"]["readOnlyHint"] is True
+
+
+@pytest.mark.parametrize("kind, more", [("Shell", PYTHON | NODE), ("NodeLTS", NODE)])
+def test_tools_of_other_pools(daemon, kind, more):
+    """Those of the languages that the image has."""
+    pool = Pool(daemon, unique("mcp"))
+    body = pool_body(maximum=2, ready=0)
+    body["properties"]["containerType"] = kind
+    pool.arm("PUT", body).ok()
+    mcp = Mcp(pool)
+    tools = {t["name"] for t in mcp.rpc("tools/list")["result"]["tools"]}
+    assert tools == TOOLS | more
+    environment = mcp.launch()
+    arguments = {"environmentId": environment, "shellCommand": "echo out; echo err >&2; exit 3"}
+    answer = mcp.structured("runShellCommandInRemoteEnvironment", **arguments)
+    assert (answer["stdout"], answer["stderr"], answer["exitCode"]) == ("out\n", "err\n", 3)
+    answer = mcp.structured(
+        "runJavaScriptCodeInRemoteEnvironment", environmentId=environment, javaScriptCode="6 * 7"
+    )
+    assert answer["executionResult"] == 42
+    if kind == "NodeLTS":
+        error = mcp.error("runPythonCodeInRemoteEnvironment", environmentId=environment, pythonCode="1")
+        assert error["code"] == -32602 and "Unknown tool" in error["message"]
+    else:
+        assert mcp.python(environment, "'a' * 3")["executionResult"] == "aaa"
+    pool.delete()
+
+
+# --- shell commands ---
+
+
+def shell(mcp, **arguments):
+    return mcp.structured("runShellCommandInRemoteEnvironment", **arguments)
+
+
+def test_shell_keeps_its_state(mcp):
+    environment = mcp.launch()
+    shell(mcp, environmentId=environment, shellCommand="cd /tmp; export V='a b'")
+    assert shell(mcp, environmentId=environment, shellCommand='pwd; echo "$V"')["stdout"] == "/tmp\na b\n"
+
+
+def test_program_without_a_shell(mcp):
+    words = ["printf", "%s|", "a b", "$HOME", "", "ü"]
+    for name in ("execCommandAndArgs", "command"):
+        answer = shell(mcp, environmentId=mcp.launch(), **{name: words})
+        assert answer["stdout"] == "a b|$HOME||ü|"
+        assert answer["exitCode"] == 0
+
+
+def test_shell_timeout(mcp):
+    arguments = {"environmentId": mcp.launch(), "shellCommand": "sleep 60", "timeoutSeconds": 0.5}
+    result = mcp.result("runShellCommandInRemoteEnvironment", **arguments)
+    assert result["isError"] is True
+    assert result["structuredContent"]["exitCode"] == 124
+    assert result["structuredContent"]["error"]["code"] == "ExecutionTimeout"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({}, "'shellCommand' or 'execCommandAndArgs' is missing"),
+        ({"shellCommand": "a", "execCommandAndArgs": ["a"]}, "not both"),
+        ({"shellCommand": ["a"]}, "string"),
+        ({"shellCommand": "a\0b"}, "NUL"),
+        ({"execCommandAndArgs": "a"}, "array of strings"),
+        ({"execCommandAndArgs": []}, "empty"),
+        ({"execCommandAndArgs": [""]}, "empty name"),
+        ({"execCommandAndArgs": ["a", 1]}, "array of strings"),
+        ({"execCommandAndArgs": ["a\0b"]}, "NUL"),
+        ({"execCommandAndArgs": [["a"]]}, "array of strings"),
+    ],
+)
+def test_bad_commands(mcp, arguments, words):
+    error = mcp.error("runShellCommandInRemoteEnvironment", environmentId="bad-commands", **arguments)
+    assert error["code"] == -32602
+    assert words in error["message"]
+    assert "bad-commands" not in mcp.pool.identifiers()
 
 
 def test_launch_allocates_nothing(mcp):
@@ -338,6 +559,17 @@ def test_python(mcp):
     assert environment in mcp.pool.identifiers()
     # An environment is a session.
     assert mcp.pool.session(environment).value("x") == 6
+
+
+@pytest.mark.parametrize("code", ["0.1", "0.1 + 0.2", "1e300", "1 / 3", "2 ** 100", "-0.0", "5e-324"])
+def test_numbers(mcp, code):
+    result = mcp.result("runPythonCodeInRemoteEnvironment", environmentId="numbers", pythonCode=code)
+    value = eval(code)
+    expected = str(value) if isinstance(value, int) else value
+    assert result["structuredContent"]["executionResult"] == expected
+    # As short as it can be: models read this.
+    if len(repr(value)) < 5:
+        assert f'"executionResult":{value!r},' in result["content"][0]["text"]
 
 
 def test_python_error(mcp):

@@ -148,20 +148,23 @@ static void test_endings(void **state)
 		     "half\nRequest timed out waiting for code execution to complete\n"
 		     "The code ignored the interrupt; " RESTARTED ".");
 	check_ending(AGENT_RESULT_CANCELED, "line\n", "", "line\nExecution canceled");
-	check_ending(AGENT_RESULT_OOM, "", "",
+	check_ending(AGENT_RESULT_OOM, "", "killed",
 		     "Execution aborted: the session reached its memory limit of 512 MiB "
 		     "(sessionLimits.memory) and " RESTARTED ". " FILES);
+	check_ending(AGENT_RESULT_OOM, "Killed\n", "",
+		     "Killed\nExecution aborted: the session reached its memory limit of 512 MiB "
+		     "(sessionLimits.memory) and a program was ended. " FILES);
 	x.memory_bytes = 100u << 20;
-	check_ending(AGENT_RESULT_OOM, "", "",
+	check_ending(AGENT_RESULT_OOM, "", "killed",
 		     "Execution aborted: it reached its memory limit of 100 MiB (maxMemory) "
 		     "and " RESTARTED ". " FILES);
 	x.memory_bytes = 513u << 20; /* the session's own was the lower one */
-	check_ending(AGENT_RESULT_OOM, "", "",
+	check_ending(AGENT_RESULT_OOM, "", "killed",
 		     "Execution aborted: the session reached its memory limit of 512 MiB "
 		     "(sessionLimits.memory) and " RESTARTED ". " FILES);
 	x.memory_bytes = 0;
 	x.session->memory_bytes = 0; /* of a daemon before us, under another document perhaps */
-	check_ending(AGENT_RESULT_OOM, "", "",
+	check_ending(AGENT_RESULT_OOM, "", "killed",
 		     "Execution aborted: the session reached its memory limit "
 		     "(sessionLimits.memory) and " RESTARTED ". " FILES);
 	x.session->memory_bytes = 512u << 20;

@@ -134,7 +134,9 @@ class Kernel:
         out, err = self.streams[self.out], self.streams[self.err]
         self.streams = {self.out: b"", self.err: b""}
         if status == OK:
-            assert value_kind == INT and blobs[1:] == ["", "", ""]
+            # The agent wants to know of those that may have ended for lack of memory.
+            name = "Killed" if blobs[0] == "137" else ""
+            assert value_kind == INT and blobs[1:] == [name, "", ""]
         else:
             assert (status, value_kind, blobs[0]) == (INTERRUPTED, NONE, "")
             assert blobs[1] == "Interrupted" and blobs[2]
