@@ -15,6 +15,7 @@
 # Progress goes to descriptor 3 where that is open: "BIVOUAC-PROGRESS <percent> <text>".
 
 set -euo pipefail
+shopt -s inherit_errexit
 export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
 
@@ -127,9 +128,9 @@ image_id() {
 		[ ! -f "$folder/hooks.sh" ] || sha256sum <"$folder/hooks.sh"
 		files | while read -r from to; do
 			[ -e "$from" ] || die "$from: no such file"
-			find "$from" -name __pycache__ -prune -o -type f -printf '%P\n' | sort |
-				while read -r name; do
-					echo "$to/$name $(sha256sum <"$from${name:+/$name}")"
+			find -L "$from" -name __pycache__ -prune -o -type f -printf '%m %P\n' | sort |
+				while read -r mode name; do
+					echo "$to/$name $mode $(sha256sum <"$from${name:+/$name}")"
 				done
 		done
 		program_files | while read -r from to; do

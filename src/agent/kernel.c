@@ -260,6 +260,13 @@ static void kernel_ready(struct agent *a, struct agent_kernel *k, struct str pay
 		kernel_kill(a, k);
 		return;
 	}
+	/* Reaped before this was read: its end would never be heard of. */
+	siginfo_t ended = { 0 };
+
+	if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD) {
+		kernel_kill(a, k);
+		return;
+	}
 	k->pid = pid;
 	k->warming = true;
 	/* Cell 0: what the way from here to the interpreter and back touches for the first time is

@@ -66,26 +66,34 @@ static void list_one(const struct context_info *info, void *arg)
 	put_context(arg, info);
 }
 
-void contexts_list(struct http_request *rq, void *ctx)
+static void list_opened(void *arg, struct session *s, struct agent_link *link)
 {
-	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
-	struct err e = ERR_INIT;
+	struct call *c = arg;
 	struct buf b;
 
-	if (!c)
-		return;
-	struct session *s = call_session(c, &e);
-
-	if (!s) {
-		call_fail(c, &e);
-		return;
-	}
+	(void)link;
 	buf_init(&b, 1 << 20);
 	buf_add_str(&b, STR("{\"value\":["));
 	context_each(s, list_one, &b);
 	buf_add(&b, "]}", 2);
 	call_session_headers(c, s);
 	call_reply_json(c, 200, &b);
+}
+
+void contexts_list(struct http_request *rq, void *ctx)
+{
+	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
+	struct err e = ERR_INIT;
+
+	if (!c)
+		return;
+	struct session *s = call_session(c, &e);
+
+	/* After a restart of the daemon the sandbox says first what there is. */
+	if (s)
+		call_when_open(c, s, list_opened, c);
+	else
+		call_fail(c, &e);
 }
 
 /* What the calls about one context have in common; replies with the error and returns NULL. */
@@ -176,6 +184,18 @@ static struct session *find_session(const struct context_call *cc, struct err *e
 	return s;
 }
 
+static void remove_opened(void *arg, struct session *s, struct agent_link *link)
+{
+	struct context_call *cc = arg;
+	struct err e = ERR_INIT;
+
+	(void)link;
+	if (context_delete(s, cc->name, &e) == 0)
+		http_reply_empty(cc->call->rq, 204);
+	else
+		call_fail(cc->call, &e);
+}
+
 void context_remove(struct http_request *rq, void *ctx)
 {
 	struct context_call *cc = begin(rq, ctx);
@@ -185,28 +205,38 @@ void context_remove(struct http_request *rq, void *ctx)
 		return;
 	struct session *s = find_session(cc, &e);
 
-	if (s && context_delete(s, cc->name, &e) == 0)
-		http_reply_empty(rq, 204);
+	if (s)
+		call_when_open(cc->call, s, remove_opened, cc);
 	else
 		call_fail(cc->call, &e);
+}
+
+static void renew_opened(void *arg, struct session *s, struct agent_link *link)
+{
+	struct context_call *cc = arg;
+	struct context_info info;
+	struct err e = ERR_INIT;
+
+	(void)link;
+	if (context_restart(s, cc->name, &e) < 0)
+		call_fail(cc->call, &e);
+	else if (find_context(s, cc->name, &info))
+		reply_context(cc->call, s, 200, &info);
+	else
+		http_reply_empty(cc->call->rq, 204);
 }
 
 void context_renew(struct http_request *rq, void *ctx)
 {
 	struct context_call *cc = begin(rq, ctx);
-	struct context_info info;
 	struct err e = ERR_INIT;
 
 	if (!cc)
 		return;
 	struct session *s = find_session(cc, &e);
 
-	if (!s || context_restart(s, cc->name, &e) < 0) {
-		call_fail(cc->call, &e);
-		return;
-	}
-	if (find_context(s, cc->name, &info))
-		reply_context(cc->call, s, 200, &info);
+	if (s)
+		call_when_open(cc->call, s, renew_opened, cc);
 	else
-		http_reply_empty(rq, 204);
+		call_fail(cc->call, &e);
 }

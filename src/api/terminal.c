@@ -15,6 +15,7 @@
 /* Codes of closing (RFC 6455 §7.4); 4001 is from the range for applications. */
 #define CLOSE_NORMAL   1000
 #define CLOSE_FAILED   1011
+#define CLOSE_BUSY     1013
 #define CLOSE_REPLACED 4001
 
 /*
@@ -82,6 +83,8 @@ static void on_output(void *arg, struct str bytes)
 		return;
 	}
 	buf_add_str(&t->shown, bytes); /* at most what is not credited: its bound is never met */
+	if (t->ws && !http_stream_hold(t->call->rq, t->shown.cap))
+		websocket_close(t->ws, CLOSE_BUSY, "the server holds too much; try again later");
 }
 
 static void ws_drained(void *arg)
@@ -98,6 +101,10 @@ static void ws_drained(void *arg)
 		if (t->terminal)
 			terminal_credit(t->terminal, part.len);
 		buf_consume(&t->shown, part.len);
+	}
+	if (t->shown.cap) {
+		buf_done(&t->shown);
+		http_stream_hold(t->call->rq, 0);
 	}
 	if (!t->close_code)
 		return;
@@ -378,6 +385,7 @@ void terminal_get(struct http_request *rq, void *ctx)
 	}
 	struct session *s = call_session(c, &e);
 
+	http_mind_leaving(rq); /* nobody else would know of its terminal */
 	if (s)
 		t->terminal = terminal_open(s, &p, &events, t, &e);
 	if (!t->terminal)

@@ -261,7 +261,9 @@ static void on_keeper(void *arg, int events)
 	pems_init(&pems);
 	int rc = receive(t, &pems, &e);
 
-	if (rc < 0 && e.code == ERR_SYSTEM)
+	char byte;
+
+	if (rc < 0 && recv(t->keeper_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
 		loop_watch_set(t->watch, 0); /* it has ended */
 	t->asked = false;
 	finish_reload(t, rc, &pems, &e);

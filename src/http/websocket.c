@@ -26,6 +26,7 @@
 #define QUEUED_EXTRA   64          /* what a queued message takes beside its bytes */
 #define HELD_EXTRA     (16 * 1024)
 #define REASON_MAX     123
+#define LEAVE_MS       30000
 #define KEY_BYTES      16
 #define BEARER_PREFIX  "base64url.bearer.authorization.bivouac."
 
@@ -63,6 +64,7 @@ struct websocket {
 	bool leaving; /* our close is queued when nothing else is: a close overtakes messages */
 	bool closing; /* our close is queued */
 	int leave_code;
+	int64_t leave_ms; /* until when what is queued may leave first */
 	char leave_reason[REASON_MAX + 1];
 	bool told;      /* closed() has been called */
 	int64_t due_ms; /* the timer */
@@ -118,7 +120,7 @@ bool websocket_wanted(struct http_request *rq)
 
 static bool base64url_decode(struct str text, char *out, size_t size)
 {
-	char standard[2048];
+	char standard[4096];
 	struct buf b;
 
 	if (text.len + 3 >= sizeof(standard))
@@ -606,7 +608,8 @@ static void on_timer(void *arg)
 	int64_t now = clock_mono_ms();
 
 	ws->due_ms = 0;
-	if (ws->goodbye_ms && now >= ws->goodbye_ms)
+	if ((ws->goodbye_ms && now >= ws->goodbye_ms) ||
+	    (ws->leaving && !ws->closing && now >= ws->leave_ms))
 		ws->broken = true;
 	else if (!ws->closing)
 		check_silence(ws, now);
@@ -632,7 +635,7 @@ static void arm(struct websocket *ws)
 	if (ws->broken || (ws->held.len && !ws->paused) ||
 	    (reads(ws) && (ws->early.len || ws->left)))
 		delay_ms = 0;
-	else if (ws->starved || ws->goodbye_ms)
+	else if (ws->starved || ws->goodbye_ms || ws->leaving)
 		delay_ms = RETRY_MS;
 	int64_t now = clock_mono_ms();
 
@@ -778,6 +781,7 @@ void websocket_close(struct websocket *ws, int code, const char *reason)
 	ws->leave_reason[text.len] = '\0';
 	ws->leave_code = code;
 	ws->leaving = true;
+	ws->leave_ms = clock_mono_ms() + LEAVE_MS;
 	ws->paused = false; /* for the peer's close */
 	leave(ws);
 	arm(ws);

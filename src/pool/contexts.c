@@ -154,7 +154,8 @@ static int check_count(const struct session *s, struct err *e)
 	int count = 0;
 
 	list_each(&s->contexts, struct context, node, c)
-		count += !c->deleted;
+		/* SECURITY: what the jailer was asked for counts until it has answered. */
+		count += !c->deleted || c->kernel == CONTEXT_KERNEL_ASKED;
 	if (count < max)
 		return 0;
 	return err_set(e, ERR_QUOTA,

@@ -15,7 +15,8 @@
  * promise. */
 #define OVERDUE_MS 42
 /* An agent that is still silent after this has lost its session. */
-#define SILENT_MS 10000
+#define SILENT_MS      10000
+#define SLOW_READER_MS 1000
 
 static void enqueue(struct execution *x, bool first)
 {
@@ -431,6 +432,14 @@ static void take_foreign_result(struct session *s, uint64_t op, const struct age
 	executions_next(s);
 }
 
+static void violation(struct session *s, const char *what)
+{
+	struct err e = ERR_INIT;
+
+	err_set(&e, ERR_PROTOCOL, "its sandbox broke the protocol (%s)", what);
+	session_end(s, &e);
+}
+
 void execution_agent_done(struct session *s, uint64_t op, const struct agent_result *r)
 {
 	struct execution *x = find_op(s, op);
@@ -439,7 +448,10 @@ void execution_agent_done(struct session *s, uint64_t op, const struct agent_res
 	 * least of all makes it run again. */
 	if (x && x->asking)
 		return;
-	if (x && r->status == AGENT_RESULT_NOT_RUN)
+	/* SECURITY: nor what has been seen running; each run has one window for its output. */
+	if (x && r->status == AGENT_RESULT_NOT_RUN && x->heard)
+		violation(s, "output of what was not run");
+	else if (x && r->status == AGENT_RESULT_NOT_RUN)
 		not_run(x);
 	else if (x)
 		take_result(x, r);
@@ -482,6 +494,12 @@ void context_overdue(void *arg)
 	if (!x || x->canceled) {
 		if (x || c->foreign_op)
 			end_silent(s);
+		return;
+	}
+	/* What it has written is not read: it may be over in time, its last output on the way to a
+	 * slow reader. What is late all the same the agent ends, and no reader holds that up. */
+	if (x->streamed && x->watcher && x->stream_window < AGENT_STREAM_CHUNK) {
+		loop_timer_start(c->overdue, SLOW_READER_MS);
 		return;
 	}
 	/* Late, but not lost: its result is taken as one of an execution that nobody waits for. */
@@ -565,14 +583,6 @@ void executions_settle(struct session *s)
 
 /* --- output of what is watched --- */
 
-static void violation(struct session *s, const char *what)
-{
-	struct err e = ERR_INIT;
-
-	err_set(&e, ERR_PROTOCOL, "its sandbox broke the protocol (%s)", what);
-	session_end(s, &e);
-}
-
 /*
  * The watched execution that output is of; NULL: of nobody, or the session is over now.
  *
@@ -592,6 +602,7 @@ static struct execution *streaming(struct session *s, uint64_t op, uint64_t byte
 					      : "output that nobody asked for");
 		return NULL;
 	}
+	x->heard = true;
 	x->stream_window -= (uint32_t)bytes;
 	if (x->watcher)
 		tell_started(x);
@@ -632,7 +643,10 @@ void execution_credit(struct execution *x, size_t bytes)
 {
 	if (x->state != EXECUTION_RUNNING || !x->watcher || x->asking)
 		return;
-	assert(bytes <= AGENT_STREAM_WINDOW - x->stream_window - x->stream_returned);
+	uint32_t due = AGENT_STREAM_WINDOW - x->stream_window - x->stream_returned;
+
+	if (bytes > due)
+		bytes = due;
 	x->stream_returned += (uint32_t)bytes;
 	/* In large steps: what is left of the window keeps the program going meanwhile. */
 	if (x->stream_returned < AGENT_STREAM_WINDOW / 4)

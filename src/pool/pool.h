@@ -234,6 +234,7 @@ struct execution {
 	bool canceled;                           /* asked for; its result will say so */
 	const struct execution_watcher *watcher; /* NULL: nobody (any more) */
 	bool streamed;                           /* the agent was told that somebody watches */
+	bool heard;                              /* output of it has come: it does run */
 	bool told_started;                       /* its watcher was */
 	uint32_t stream_window;                  /* bytes of output that may come from the agent */
 	uint32_t stream_returned;                /* passed on, and not credited to the agent yet */

@@ -122,7 +122,8 @@ static bool image_parts(struct str data, char *format, size_t format_size, struc
 	 * only. */
 	for (size_t i = 0; i < f.len; i++)
 		if (!((f.ptr[i] >= 'a' && f.ptr[i] <= 'z') ||
-		      (f.ptr[i] >= '0' && f.ptr[i] <= '9') || strchr("+-.", f.ptr[i])))
+		      (f.ptr[i] >= '0' && f.ptr[i] <= '9') ||
+		      (f.ptr[i] && strchr("+-.", f.ptr[i]))))
 			return false;
 	*bytes = (struct str){ data.ptr + 1 + len, data.len - 1 - len };
 	return str_copy(f, format, format_size);

@@ -156,8 +156,13 @@ void terminals_take_error(struct agent_link *l, uint64_t op, const struct err *e
 	struct agent_terminal *t = terminal_find(l, op);
 
 	/* There is none: what was asked after that is answered in the same way, to nobody. */
-	if (t)
-		terminal_failed(t, e);
+	if (!t)
+		return;
+	bool listened = t->ev;
+
+	terminal_failed(t, e);
+	if (!listened && !l->freed)
+		l->events->terminal_ended(l->arg, op);
 }
 
 void terminals_fail(struct agent_link *l, const struct err *e, bool freeing)

@@ -172,6 +172,7 @@ def test_job_control(session):
         terminal.until("running-1")
         terminal.type("\x1a")
         terminal.until("Stopped")
+        terminal.until("$ ")  # the shell has the terminal again
         terminal.type("kill -KILL %1; wait %1; echo status-$?\r")
         terminal.until("status-137")
 

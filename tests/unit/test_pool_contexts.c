@@ -221,8 +221,12 @@ static void test_contexts_max(void **state)
 	assert_refused("five", "", ERR_QUOTA, "--contexts-max");
 	context_each(session, count_one, &count);
 	assert_int_equal(count, 4);
-	/* One that is deleted counts no more, even before its kernel has ended. */
+	/* One that is deleted counts while its kernel is asked for: no caller piles up calls. */
 	assert_int_equal(context_delete(session, STR("two"), &e), 0);
+	assert_refused("five", "", ERR_QUOTA, "--contexts-max");
+	/* Then no more, even before its kernel has ended. */
+	answer_kernel(ERR_NONE);
+	settle();
 	assert_int_equal(context_open(session, STR("five"), STR(""), &i, &e), 0);
 }
 

@@ -364,6 +364,20 @@ static void test_too_large_a_chunk(void **state)
 	assert_int_equal(told_bytes, 0);
 }
 
+/* Else each round would bring a window of its own. */
+static void test_output_of_what_was_not_run(void **state)
+{
+	static struct outcome o;
+
+	(void)state;
+	open_session();
+	watch(&o);
+	assert_started(1);
+	say_bytes(op_of(0), 1);
+	say_done(op_of(0), AGENT_RESULT_NOT_RUN, AGENT_KERNEL_NONE, "");
+	assert_violation(&o);
+}
+
 static void test_output_nobody_asked_for(void **state)
 {
 	static struct outcome o;
@@ -681,6 +695,7 @@ int main(void)
 		TEST(test_late_while_watched),
 		TEST(test_more_than_was_credited),
 		TEST(test_too_large_a_chunk),
+		TEST(test_output_of_what_was_not_run),
 		TEST(test_output_nobody_asked_for),
 		TEST(test_output_of_another),
 		TEST(test_output_of_a_third_stream),
