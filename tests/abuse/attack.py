@@ -208,6 +208,9 @@ def tree_state(*directories):
         for where, _, files in os.walk(top):
             for name in files:
                 path = os.path.join(where, name)
-                st = os.lstat(path)
+                try:
+                    st = os.lstat(path)
+                except FileNotFoundError:
+                    continue  # somebody's temporary file
                 state[path] = (st.st_ino, st.st_size, st.st_mode, st.st_uid, st.st_mtime_ns)
     return state
