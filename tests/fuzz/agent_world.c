@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -26,6 +27,7 @@ long agent_world_syscall(long nr, ...);
 
 int agent_world_kill(pid_t pid, int sig);
 pid_t agent_world_waitpid(pid_t pid, int *status, int options);
+int agent_world_waitid(idtype_t kind, id_t id, siginfo_t *info, int options);
 int agent_world_clock(clockid_t clock, struct timespec *now);
 int agent_world_timer(int fd, int flags, const struct itimerspec *at, struct itimerspec *old);
 
@@ -112,6 +114,16 @@ pid_t agent_world_waitpid(pid_t pid, int *status, int options)
 	ended_count--;
 	*status = ended[ended_count].status;
 	return ended[ended_count].pid;
+}
+
+/* Whatever number a kernel says: there is such a child. */
+int agent_world_waitid(idtype_t kind, id_t id, siginfo_t *info, int options)
+{
+	(void)kind;
+	(void)id;
+	(void)info;
+	(void)options;
+	return 0;
 }
 
 size_t processes_read(struct agent_process *ret, size_t max)
