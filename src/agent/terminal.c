@@ -237,8 +237,7 @@ static struct agent_terminal *terminal_new(struct agent *a, uint64_t op, struct 
 	t->ring = ring;
 	t->sock = t->master = t->slave = -1;
 	buf_init(&t->label, AGENT_LABEL_MAX);
-	/* A new daemon has a window of its own while the last one's bytes may still wait. */
-	buf_init(&t->input, 2 * AGENT_STREAM_WINDOW);
+	buf_init(&t->input, AGENT_STREAM_WINDOW);
 	buf_add_str(&t->label, label);
 	a->terminals[slot] = t;
 	return t;
@@ -530,6 +529,7 @@ void terminals_reset(struct agent *a)
 
 		if (!t)
 			continue;
+		t->awaited = false;
 		/* What was on its way is lost with its daemon; the next one's window is whole. */
 		buf_clear(&t->input);
 		t->answers = 0;
