@@ -470,6 +470,7 @@ def test_interrupt(kernel, code):
     assert got.status == INTERRUPTED
     assert "no" not in got.out.replace("python", "")
     assert kernel.good("echo $kept; echo $SHELLOPTS | grep -o pipefail") == "yes\npipefail\n"
+    kernel.run(f"pkill -s {kernel.pid} -x sleep")  # one in the background would outlive the test
 
 
 def test_interrupted_words(kernel):
