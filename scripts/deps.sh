@@ -11,7 +11,7 @@ packages=(
 	# image
 	mmdebstrap arch-test
 	# run and test
-	curl jq ca-certificates iproute2 nftables procps util-linux python3 python3-pytest libcmocka-dev qemu-system-x86
+	curl jq ca-certificates iproute2 nftables procps util-linux python3 python3-pytest python3-pytest-xdist libcmocka-dev qemu-system-x86
 	python3-aiohttp python3-httpx python3-requests
 	# lint
 	clang clang-format clang-tidy cppcheck shellcheck git
