@@ -88,6 +88,7 @@ BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_execute.py tests/e2e/test_files.
 	tests/e2e/test_superset_contract.py tests/e2e/test_superset_files.py tests/e2e/test_superset_service.py \
 	tests/e2e/test_superset_shell.py
 BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_limits.py -k memory
+BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_launch.py -k waits_for_its_zygote
 
 echo
 if [ "$skipped" -gt 0 ]; then

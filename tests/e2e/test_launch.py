@@ -109,6 +109,19 @@ def test_the_first_language_is_the_default(jailer, perl, sandbox):
         kernel.close()
 
 
+def test_the_daemon_goes_while_a_kernel_waits_for_its_zygote():
+    """Under LeakSanitizer the worker's exit status says whether the request was forgotten."""
+    jailer = world.Jailer(fourth.IMAGES)
+    try:
+        # Packets are served in order, the zygote loads for longer than all of them take.
+        sid = jailer.sandbox(PYTHON)
+        jailer.post(world.START_KERNEL, sid)
+        jailer.ask(world.DESTROY, sid)
+    finally:
+        jailer.close()
+    assert jailer.process.returncode == 0, jailer.log
+
+
 def test_languages_that_are_not_there(jailer, perl, sandbox):
     python = jailer.sandbox(PYTHON)
     try:
