@@ -480,6 +480,7 @@ static void test_alone_that_leaves(void **state)
 static void test_delete(void **state)
 {
 	static struct outcome runs, waits, waits_too;
+	struct context_info i;
 	struct err e = ERR_INIT;
 
 	(void)state;
@@ -488,6 +489,9 @@ static void test_delete(void **state)
 	run_in(&waits, "work", "", 0);
 	run_in(&waits_too, "work", "", 0);
 	assert_started(1);
+	assert_int_equal(context_get(session, STR("work"), &i, &e), 0);
+	assert_string_equal(i.state, "busy");
+	assert_int_equal(i.queue_len, 2);
 	assert_int_equal(context_delete(session, STR("work"), &e), 0);
 	assert_int_equal(waits.calls, 0); /* never from inside */
 	settle();
@@ -496,6 +500,9 @@ static void test_delete(void **state)
 	assert_int_equal(runs.calls, 0);
 	assert_int_equal(heard_last(AGENT_KERNEL_END)->first, 1);
 	assert_int_equal(context_delete(session, STR("work"), &e), -1);
+	assert_int_equal(e.code, ERR_NO_CONTEXT);
+	e = (struct err)ERR_INIT;
+	assert_int_equal(context_get(session, STR("work"), &i, &e), -1);
 	assert_int_equal(e.code, ERR_NO_CONTEXT);
 	/* However the agent puts it. */
 	say_done(op_of(0), AGENT_RESULT_KERNEL_DIED, AGENT_KERNEL_NONE, "");
