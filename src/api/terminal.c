@@ -406,16 +406,11 @@ static void put_terminal(const char *id, bool attached, void *arg)
 
 void terminal_list(struct http_request *rq, void *ctx)
 {
-	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
-	struct err e = ERR_INIT;
+	struct call *c = call_begin_of(rq, ctx);
 	struct buf b;
 
 	if (!c)
 		return;
-	if (call_identifier(c, &e) < 0) {
-		call_fail(c, &e);
-		return;
-	}
 	struct session *s = session_find(c->pool, c->identifier);
 
 	buf_init(&b, 64 * 1024);

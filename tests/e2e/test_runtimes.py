@@ -25,9 +25,7 @@ RUNTIME = {"PythonLTS": "python", "NodeLTS": "node", "Shell": "shell"}
 @pytest.fixture(scope="module", params=LANGUAGES)
 def typed(request, daemon):
     p = Pool(daemon, unique("runtime"))
-    body = pool_body()
-    body["properties"]["containerType"] = request.param.lower()
-    assert p.arm("PUT", body).ok().json["properties"]["containerType"] == request.param
+    assert p.arm("PUT", pool_body(type=request.param.lower())).ok().json["properties"]["containerType"] == request.param
     p.type = request.param
     yield p
     p.delete()

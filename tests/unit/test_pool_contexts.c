@@ -9,48 +9,18 @@
 
 static struct session *session;
 
-static void start(const struct pools_config *config)
-{
-	fake_start(config, "\"scaleConfiguration\":{\"maxConcurrentSessions\":1,"
-			   "\"readySessionInstances\":0}");
-	settle();
-}
-
 static void open_session(void)
 {
 	struct pools_config config = fake_config();
-	struct err e = ERR_INIT;
 
-	start(&config);
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	if (!session)
-		fail_msg("%s", e.msg);
-	settle();
-	assert_asked("kernel, ");
+	session = fake_open_session(&config);
 }
 
 static void adopt_session(void)
 {
 	struct pools_config config = fake_config();
 
-	fake_store_adopted();
-	start(&config);
-	session = session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1"));
-	assert_non_null(session);
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	fake_setup();
-	fake.network_answers = true;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return fake_teardown();
+	session = fake_adopt_session(&config);
 }
 
 static void run_in(struct outcome *o, const char *context, const char *language, unsigned mib)
@@ -560,9 +530,7 @@ static void test_all_numbers_taken(void **state)
 
 	(void)state;
 	config.contexts_max = AGENT_KERNELS_MAX;
-	start(&config);
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	settle();
+	session = fake_open_session(&config);
 	for (uint32_t i = 1; i < AGENT_KERNELS_MAX; i++) {
 		snprintf(name, sizeof(name), "c%u", i);
 		info(name);
@@ -981,7 +949,7 @@ static void test_second_status(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, fake_setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_kernels_have_labels),
 		TEST(test_names_and_languages),
