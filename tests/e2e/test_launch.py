@@ -342,8 +342,8 @@ def test_images_that_were_not_built_well(files, text):
     [
         ("name = x\n", "recipe: no kernel"),
         ("kernel = Perl /usr/bin/perl\n", "'Perl' cannot be a language"),
-        ("kernel = perl perl\n", "is not an absolute path"),
-        ("kernel = perl /bin/true\nenvironment = 1A=2\n", "environment is NAME=value"),
+        ("kernel = perl perl\n", "recipe:1: kernel: 'perl' is not an absolute path"),
+        ("kernel = perl /bin/true\nenvironment = 1A=2\n", "recipe:2: environment is NAME=value"),
         ("kernel = perl /bin/true\nterminal =\n", "terminal names no program"),
         ("#" * 70000, "more than 65536 bytes"),
         (None, "/opt/bivouac/recipe"),
