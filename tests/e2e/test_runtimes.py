@@ -136,6 +136,15 @@ def test_languages_see_the_same_files(session, typed):
     assert session.names() == ["note.txt"]
 
 
+@pytest.mark.parametrize("typed", [t for t in LANGUAGES if "node" in LANGUAGES[t]], indirect=True)
+def test_what_the_user_installed_is_found(session, typed):
+    """Where `npm install --global --prefix ~/.local` puts modules, by programs and by cells."""
+    module = "~/.local/lib/node_modules/left-alone"
+    command(session, f"mkdir -p {module} && echo 'module.exports = 6 * 7' >{module}/index.js")
+    assert command(session, "node -p 'require(\"left-alone\")'") == "42\n"
+    assert in_context(session, "require('left-alone')", language="node") == 42
+
+
 def test_metadata(session, typed):
     document = session.call("GET", "metadata").ok().json
     names = [r["name"] for r in document["runtimes"]]
