@@ -5,6 +5,7 @@
  *   bivouac-bench-load MODE POOL-URL [n=N] [pace_us=N] [connections=N] [warmup_ms=N] [ms=N]
  *
  *   get    N times GET /health
+ *   stream N streamed executions in one session: from the print to its first byte here
  *   live   N executions of 1+1 (command=1: shell commands) in one session, one after the other
  *   new    N new identifiers one after the other: execute (timed), delete (not timed), pause
  *   hold   N new identifiers one after the other, left alive (prefix=TEXT names them)
@@ -119,6 +120,21 @@ static size_t request_execute(char *buf, const char *id)
 	return (size_t)snprintf(buf, REQUEST_MAX,
 				"POST %s/executions?api-version=" API_VERSION
 				"&identifier=%s HTTP/1.1\r\nHost: %s\r\n"
+				"Authorization: Bearer %s\r\nContent-Type: application/json\r\n"
+				"Content-Length: %zu\r\n\r\n%s",
+				s.path, id, s.host, s.token, strlen(body), body);
+}
+
+/* Prints the time of its print, on the clock of the whole machine, and goes on for a while. */
+static size_t request_stream(char *buf, const char *id)
+{
+	const char *body = "{\"code\":\"import time\\ntime.sleep(0.005)\\n"
+			   "print(time.monotonic_ns())\\ntime.sleep(0.02)\"}";
+
+	return (size_t)snprintf(buf, REQUEST_MAX,
+				"POST %s/executions?api-version=" API_VERSION
+				"&identifier=%s HTTP/1.1\r\nHost: %s\r\n"
+				"Accept: text/event-stream\r\n"
 				"Authorization: Bearer %s\r\nContent-Type: application/json\r\n"
 				"Content-Length: %zu\r\n\r\n%s",
 				s.path, id, s.host, s.token, strlen(body), body);
@@ -301,6 +317,52 @@ static void mode_new(bool keep)
 			delete_session(c, id);
 		pause_us(s.pace_us);
 	}
+	conn_free(c);
+}
+
+/* What came up to the end of the stream; the time since the print, once its figure is there. */
+static int64_t stream_receive(struct conn *c, bool *over)
+{
+	ssize_t n = recv(c->fd, c->in + c->len, sizeof(c->in) - 1 - c->len, 0);
+	int64_t now = now_ns(), printed = 0;
+
+	if (n <= 0)
+		die("stream lost after %zu bytes", c->len);
+	c->len += (size_t)n;
+	c->in[c->len] = '\0';
+	*over = strstr(c->in, "event: result") && c->len >= 5 &&
+		memcmp(c->in + c->len - 5, "0\r\n\r\n", 5) == 0;
+	const char *event = strstr(c->in, "event: stdout");
+	const char *figure = event ? strpbrk(event, "0123456789") : NULL;
+
+	if (figure && strchr(figure, '}'))
+		printed = strtoll(figure, NULL, 10);
+	return printed ? now - printed : -1;
+}
+
+static void mode_stream(void)
+{
+	struct conn *c = conn_new();
+	char buf[REQUEST_MAX], id[96];
+
+	next_id(id, sizeof(id));
+	for (long i = -5; i < s.n; i++) {
+		int64_t took = -1;
+		bool over = false;
+
+		conn_send(c, buf, request_stream(buf, id));
+		while (!over) {
+			int64_t ns = stream_receive(c, &over);
+
+			if (took < 0 && !over)
+				took = ns;
+		}
+		if (took < 0 || !strstr(c->in, "\"status\":\"Succeeded\""))
+			die("no output before the end: %s", c->in);
+		if (i >= 0)
+			sample(took, -1);
+	}
+	delete_session(c, id);
 	conn_free(c);
 }
 
@@ -533,6 +595,8 @@ int main(int argc, char **argv)
 		die("n and connections are from 1 to %d", CONNECTIONS_MAX);
 	if (strcmp(mode, "get") == 0)
 		mode_get();
+	else if (strcmp(mode, "stream") == 0)
+		mode_stream();
 	else if (strcmp(mode, "live") == 0)
 		mode_live();
 	else if (strcmp(mode, "new") == 0)

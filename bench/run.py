@@ -454,6 +454,8 @@ class Bench:
         got, _ = self.run_load("live", url, n=self.n(3000))
         self.table.add("live session, 1+1", "µs", [ns for ns, _ in got], against=self.floor_sum, at_most=150)
         self.versus("live session, 1+1", "peer: Jupyter kernel, live 1+1")
+        got, _ = self.run_load("stream", url, n=self.n(100, 10))
+        self.table.add("stream: print to first byte", "ms", [ns for ns, _ in got], at_most=5)
         self.daemon.wait_kernels(10)
         got, _ = self.run_load("new", url, n=self.n(300), pace_us=25000)
         waited = waited_of(got)

@@ -148,14 +148,22 @@ def test_full_screen_program_after_reconnect(session):
         assert again.exit() == {"type": "exit", "status": 3}
 
 
+def run_cat(terminal):
+    """A program that certainly runs: keys typed while a shell still forks may be nobody's."""
+    terminal.type("sh -c 'echo started-$((1+0)); exec cat'\r")
+    terminal.until("started-1")
+    terminal.type("line\r")
+    terminal.until("line\r\nline\r\n")
+
+
 def test_ctrl_c(session):
     with shell(session) as terminal:
-        terminal.type("echo running-$((1+0)); sleep 1000\r")
-        terminal.until("running-1")
+        run_cat(terminal)
         terminal.type("\x03")
         terminal.until("^C")
-        terminal.type("echo alive-$((2+2))\r")
-        terminal.until("alive-4")
+        terminal.until("$ ")
+        terminal.type("echo alive-$((2+2))-$?\r")
+        terminal.until("alive-4-130")
 
 
 def test_signals(session):
@@ -171,13 +179,21 @@ def test_signals(session):
 
 def test_job_control(session):
     with shell(session) as terminal:
-        terminal.type("sh -c 'echo running-$((1+0)); sleep 1000'\r")
-        terminal.until("running-1")
+        run_cat(terminal)
         terminal.type("\x1a")
         terminal.until("Stopped")
         terminal.until("$ ")  # the shell has the terminal again
-        terminal.type("kill -KILL %1; wait %1; echo status-$?\r")
-        terminal.until("status-137")
+        terminal.type("jobs -s; echo stopped-$((1+0))\r")
+        assert b"]+  Stopped" in terminal.until("stopped-1")
+        terminal.until("$ ")
+        terminal.type("fg\r")
+        terminal.until("exec cat'\r\n")
+        terminal.type("more\r")
+        terminal.until("more\r\nmore\r\n")
+        terminal.type("\x04")
+        terminal.until("$ ")
+        terminal.type("echo status-$?\r")
+        terminal.until("status-0")
 
 
 def test_reconnect_shows_what_happened_meanwhile(session):
@@ -554,11 +570,12 @@ def test_cli_shell(daemon, session):
     cli.until("33 99")
     cli.until("xterm")
     fcntl.ioctl(cli.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
-    cli.type("sleep 0.3; stty size\r")
-    cli.until("20 60")
-    cli.type("echo running-$((1+0)); sleep 1000\r")
-    cli.until("running-1")
+    cli.type("until stty size | grep '20 60'; do sleep 0.1; done; echo resized-$((1+0))\r")
+    cli.until("resized-1")
+    run_cat(cli)
     cli.type("\x03")
+    cli.until("^C")
+    cli.until("$ ")
     cli.type("echo alive-$((1+0))\r")
     cli.until("alive-1")
     cli.type("exit 6\r")
