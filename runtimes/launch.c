@@ -33,8 +33,8 @@ static const char *const fixed_environment[] = {
 
 /* The recipe. */
 
-/* Cuts words apart in place. */
-static int split_words(struct str value, char **argv, const char *key, struct err *e)
+/* Cuts words apart in place. forks: they may stand for a kernel that no program is started for. */
+static int split_words(struct str value, char **argv, const char *key, bool forks, struct err *e)
 {
 	size_t count = 0;
 
@@ -52,12 +52,9 @@ static int split_words(struct str value, char **argv, const char *key, struct er
 	argv[count] = NULL;
 	if (!count)
 		return err_set(e, ERR_INVALID, "%s names no program", key);
+	if (argv[0][0] != '/' && !(forks && strcmp(argv[0], RECIPE_OWN_INTERPRETER) == 0))
+		return err_set(e, ERR_INVALID, "%s: '%.80s' is not an absolute path", key, argv[0]);
 	return 0;
-}
-
-static int not_absolute(const char *key, const char *path, struct err *e)
-{
-	return err_set(e, ERR_INVALID, "%s: '%.80s' is not an absolute path", key, path);
 }
 
 static int add_program(struct launch_plan *plan, struct str value, struct err *e)
@@ -75,10 +72,8 @@ static int add_program(struct launch_plan *plan, struct str value, struct err *e
 		if (strcmp(plan->programs[i].language, p->language) == 0)
 			return err_set(e, ERR_INVALID, "kernel: language '%s' comes twice",
 				       p->language);
-	if (split_words(value, p->argv, "kernel", e) < 0)
+	if (split_words(value, p->argv, "kernel", true, e) < 0)
 		return -1;
-	if (p->argv[0][0] != '/' && strcmp(p->argv[0], RECIPE_OWN_INTERPRETER) != 0)
-		return not_absolute("kernel", p->argv[0], e);
 	plan->program_count++;
 	return 0;
 }
@@ -87,9 +82,7 @@ static int set_terminal(struct launch_plan *plan, struct str value, struct err *
 {
 	if (plan->terminal[0])
 		return err_set(e, ERR_INVALID, "terminal comes twice");
-	if (split_words(value, plan->terminal, "terminal", e) < 0)
-		return -1;
-	return plan->terminal[0][0] == '/' ? 0 : not_absolute("terminal", plan->terminal[0], e);
+	return split_words(value, plan->terminal, "terminal", false, e);
 }
 
 static bool is_variable(struct str s)

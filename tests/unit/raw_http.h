@@ -8,6 +8,7 @@
  * end. To be included after cmocka.h.
  */
 
+#include "http/http.h"
 #include "loop/loop.h"
 
 #include <arpa/inet.h>
@@ -322,6 +323,21 @@ static int clients_init(struct err *e)
 		return -1;
 	watchdog = loop_timer_new(too_slow, NULL);
 	return 0;
+}
+
+/* A server of these routes; NULL: it did not start. */
+static inline struct http_server *clients_serve(const struct http_config *config,
+						const struct http_route *routes, size_t count,
+						uint16_t *ret_port, struct err *e)
+{
+	struct http_server *server = http_server_new(config, ret_port, e);
+
+	if (!server || http_server_routes(server, routes, count, NULL, e) < 0)
+		fprintf(stderr, "%s\n", e->msg);
+	else
+		return server;
+	http_server_free(server);
+	return NULL;
 }
 
 static void clients_done(void)

@@ -337,8 +337,8 @@ static int setup(void **state)
 	(void)state;
 	if (clients_init(&e) < 0 || http_bind("127.0.0.1", 0, &config.socket_fd, &e) < 0)
 		return -1;
-	server = http_server_new(&config, &port, &e);
-	return server ? http_server_routes(server, routes, ARRAY_LEN(routes), NULL, &e) : -1;
+	server = clients_serve(&config, routes, ARRAY_LEN(routes), &port, &e);
+	return server ? 0 : -1;
 }
 
 static int teardown(void **state)
