@@ -151,15 +151,22 @@ static bool header_is(struct str head, const char *name, const char *value)
 	return false;
 }
 
-/* The server's refusal, as any other request would show it. */
-static int refused(struct ws_client *ws, long status, struct err *e)
+/* Of the head's Content-Length; without one, until the end. */
+static size_t body_length(const char *head)
+{
+	const char *line = strcasestr(head, "\r\nContent-Length:");
+	size_t n = line ? strtoul(strchr(line, ':') + 1, NULL, 10) : ERROR_MAX;
+
+	return n < ERROR_MAX ? n : ERROR_MAX;
+}
+
+/* The server's refusal, as any other request would show it; what is there of it will do. */
+static int refused(struct ws_client *ws, size_t length, long status, struct err *e)
 {
 	struct err ignored = ERR_INIT;
 
-	/* Not for long: what is there of it will do. */
-	while (ws->in.len < ERROR_MAX && read_more(ws, ERROR_MAX, &ignored) > 0)
-		if (memchr(ws->in.ptr, '}', ws->in.len))
-			break;
+	while (ws->in.len < length && read_more(ws, ERROR_MAX, &ignored) > 0)
+		;
 	const char *brace = strchr(ws->in.ptr ? ws->in.ptr : "", '{');
 
 	return client_refusal(status, str_from(brace ? brace : ""), e);
@@ -186,8 +193,10 @@ static int check_answer(struct ws_client *ws, const char *key, struct err *e)
 	if (sscanf(ws->in.ptr, "HTTP/1.1 %ld", &status) != 1)
 		return err_set(e, ERR_PROTOCOL, "the server does not speak HTTP/1.1");
 	if (status != 101) {
+		size_t length = body_length(ws->in.ptr);
+
 		buf_consume(&ws->in, head.len + 2);
-		return refused(ws, status, e);
+		return refused(ws, length, status, e);
 	}
 	if (!joined)
 		return err_set(e, ERR_NOMEM, "out of memory");

@@ -14,8 +14,12 @@
 
 /*
  * MHD hands the socket over once the 101 has left (over TLS one of a pair, behind which it goes on
- * to encrypt) and takes it back by MHD_upgrade_action(). In between the request lives on. All
+ * to decrypt) and takes it back by MHD_upgrade_action(). In between the request lives on. All
  * callbacks to the owner come from the loop, never from inside a call of the owner's.
+ *
+ * Over TLS, what goes out does not take the way through the pair: MHD 0.9.75 has no room left in
+ * the connection's pool after a head, and encrypts four bytes at a time. It goes to the session
+ * itself, which MHD leaves alone as long as nothing comes out of the pair.
  */
 
 #define PING_S_DEFAULT 30
@@ -46,6 +50,7 @@ struct websocket {
 	int fd;
 	struct MHD_UpgradeResponseHandle *upgrade;
 	struct loop_watch *watch;
+	struct loop_watch *tls_room; /* over TLS: the socket itself, to write */
 	struct loop_timer *timer;
 	wslay_event_context_ptr wslay;
 	struct buf early;    /* what came in one read with the request's head */
@@ -58,6 +63,7 @@ struct websocket {
 	bool paused;
 	bool full;    /* a send did not fit */
 	bool starved; /* for buffers_max */
+	bool ended;   /* the peer has been told that nothing more comes */
 	bool left;    /* over TLS, where MHD keeps the end of file to itself */
 	bool broken;
 	bool failing; /* our close says what the peer did wrong */
@@ -209,6 +215,11 @@ static int check_request(struct http_request *rq, char ret_accept[static 32], st
 
 static void arm(struct websocket *ws);
 
+static bool over_tls(const struct websocket *ws)
+{
+	return ws->rq->listener->tls;
+}
+
 static void tell_closed(struct websocket *ws)
 {
 	if (ws->told)
@@ -222,9 +233,21 @@ static void tell_closed(struct websocket *ws)
 static void stop_watching(struct websocket *ws)
 {
 	loop_watch_free(ws->watch);
+	loop_watch_free(ws->tls_room);
 	loop_timer_free(ws->timer);
 	ws->watch = NULL;
+	ws->tls_room = NULL;
 	ws->timer = NULL;
+}
+
+/* Once: a second goodbye would be sent into a connection that has ended. */
+static void end_output(struct websocket *ws)
+{
+	if (!ws->ended && over_tls(ws))
+		peer_end_of_file(ws->rq->peer);
+	else if (!ws->ended)
+		shutdown(ws->fd, SHUT_WR);
+	ws->ended = true;
 }
 
 /* The socket goes back to MHD, which sends what it has, closes it and ends the request. */
@@ -235,6 +258,8 @@ static void give_back(struct websocket *ws)
 	ws->stage = STAGE_OVER;
 	stop_watching(ws);
 	tell_closed(ws);
+	if (over_tls(ws))
+		end_output(ws);
 	MHD_upgrade_action(ws->upgrade, MHD_UPGRADE_ACTION_CLOSE);
 	server_upgrade_ends(ws->rq);
 }
@@ -317,14 +342,20 @@ static void count_out(struct websocket *ws, const uint8_t *data, size_t len)
 		ws->controls--;
 }
 
+static ssize_t put(struct websocket *ws, const void *data, size_t len, bool more)
+{
+	if (over_tls(ws))
+		return peer_send(ws->rq->peer, data, len);
+	return send(ws->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
+}
+
 static ssize_t on_send(wslay_event_context_ptr ctx, const uint8_t *data, size_t len, int flags,
 		       void *arg)
 {
 	struct websocket *ws = arg;
 
 	count_out(ws, data, len);
-	ssize_t n = send(ws->fd, data, len,
-			 MSG_NOSIGNAL | MSG_DONTWAIT | (flags & WSLAY_MSG_MORE ? MSG_MORE : 0));
+	ssize_t n = put(ws, data, len, flags & WSLAY_MSG_MORE);
 
 	if (n < 0)
 		wslay_event_set_error(ctx, errno == EAGAIN || errno == EINTR
@@ -494,9 +525,7 @@ static void begin_linger(struct websocket *ws)
 	if (ws->stage != STAGE_OPEN)
 		return;
 	ws->stage = STAGE_LINGER;
-	/* MHD 0.9.75 does not notice the end of its socket pair after the end of one half. */
-	if (!ws->rq->listener->tls)
-		shutdown(ws->fd, SHUT_WR);
+	end_output(ws);
 }
 
 static void drop_input(struct websocket *ws)
@@ -514,8 +543,7 @@ static void say_protocol_error(struct websocket *ws)
 	static const char frame[] = "\x88\x02\x03\xea"; /* 1002 */
 
 	wslay_event_shutdown_write(ws->wslay);
-	if (ws->closing || ws->frame_left ||
-	    send(ws->fd, frame, sizeof(frame) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+	if (ws->closing || ws->frame_left || put(ws, frame, sizeof(frame) - 1, false) < 0)
 		ws->broken = true;
 	else
 		begin_linger(ws);
@@ -578,6 +606,12 @@ static void on_socket(void *arg, int events)
 	settle(ws);
 }
 
+static void on_tls_room(void *arg, int events)
+{
+	(void)events;
+	settle(arg);
+}
+
 static int64_t ping_ms(const struct websocket *ws)
 {
 	return (int64_t)(ws->config.ping_s ? ws->config.ping_s : PING_S_DEFAULT) * 1000;
@@ -628,7 +662,11 @@ static void arm(struct websocket *ws)
 		return;
 	if (ws->stage == STAGE_LINGER || reads(ws))
 		events |= LOOP_READ;
-	if (ws->stage == STAGE_OPEN && wslay_event_want_write(ws->wslay))
+	bool writes = ws->stage == STAGE_OPEN && wslay_event_want_write(ws->wslay);
+
+	if (ws->tls_room)
+		loop_watch_set(ws->tls_room, writes ? LOOP_WRITE : 0);
+	else if (writes)
 		events |= LOOP_WRITE;
 	loop_watch_set(ws->watch, events);
 	ws->broken |= ws->left && !ws->paused && !ws->held.len && !reads(ws);
@@ -732,7 +770,10 @@ void websocket_begin(struct websocket *ws, int fd, struct str early,
 	setsockopt(request_fd(ws->rq), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	ws->watch = loop_watch_new(fd, on_socket, ws);
 	ws->timer = loop_timer_new(on_timer, ws);
-	if (!ws->watch || !ws->timer || !buf_add(&ws->early, early.ptr, early.len))
+	if (over_tls(ws))
+		ws->tls_room = loop_watch_new(request_fd(ws->rq), on_tls_room, ws);
+	if (!ws->watch || !ws->timer || (over_tls(ws) && !ws->tls_room) ||
+	    !buf_add(&ws->early, early.ptr, early.len))
 		give_back(ws);
 	else
 		arm(ws);

@@ -49,9 +49,18 @@ class Measure:
 
 
 def rested(d):
-    """Measures once the stock is full and what was deleted is gone."""
-    d.wait_owned((READY, READY), SHELLS)
-    return Measure(d)
+    """
+    Measures once the stock is full and what was deleted is gone. Sandboxes that are just being ended count in the
+    stock as long as they are there, so it has to stay as it is for a while.
+    """
+    for _ in range(20):
+        d.wait_owned((READY, READY), SHELLS)
+        first = Measure(d)
+        time.sleep(1)
+        second = Measure(d)
+        if first.counts == second.counts and not d.ownership(READY, READY, SHELLS):
+            return second
+    raise AssertionError(f"never at rest: {first.counts}, then {second.counts}")
 
 
 def cycles(d, first, count):

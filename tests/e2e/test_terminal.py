@@ -213,7 +213,8 @@ def test_reconnect_shows_what_happened_meanwhile(session):
 
 def test_who_attaches_takes_over(session):
     with shell(session) as first:
-        first.type("x=7\r")
+        first.type("x=7; echo set-$((1+0))\r")
+        first.until("set-1")
         with Terminal(session, terminal=first.id) as second:
             assert first.wait_control("replaced")
             assert first._step() == CLOSE
@@ -548,18 +549,18 @@ class Cli:
         os.write(self.fd, text.encode())
 
     def status(self):
+        """Once it has ended and all that it wrote is read."""
         end = time.monotonic() + 30
         while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self.fd)
-                return os.waitstatus_to_exitcode(status)
-            if select.select([self.fd], [], [], 0.05)[0]:
-                try:
-                    self.output += os.read(self.fd, 65536)
-                except OSError:
-                    pass
             assert time.monotonic() < end, bytes(self.output)
+            if not select.select([self.fd], [], [], 0.2)[0]:
+                continue
+            try:
+                self.output += os.read(self.fd, 65536)
+            except OSError:
+                break
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def test_cli_shell(daemon, session):

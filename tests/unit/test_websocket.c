@@ -440,17 +440,6 @@ static void refused_with(const void *raw, size_t len, int code)
 	open_at("/talk");
 	put_n(raw, len);
 	CHECK(hears_close(code));
-#ifdef RAW_HTTP_TLS
-	/* Takes seconds: libmicrohttpd keeps the end of file to itself. Once is enough. */
-	static bool waited;
-
-	if (waited) {
-		close(conn.fd);
-		conn.fd = 0;
-		return;
-	}
-	waited = true;
-#endif
 	while (fill()) /* until the end, which is orderly */
 		conn.len = 0;
 }
