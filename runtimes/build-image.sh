@@ -9,7 +9,8 @@
 #   build-image.sh FOLDER --out DIR      build DIR/<id>/rootfs unless it is there; prints its path. Packages come from
 #                                        DIR/base-<id>, shared by images that differ in other things only. Beside
 #                                        rootfs: recipe, metadata.json, zygote (one word)
-#   --programs DIR                       where programs are that the recipe names (built ones; default: the folder)
+#   --programs DIR                       where Bivouac's built programs are: bivouac-zygote-exec, which checks the
+#                                        recipe, and those that the recipe names (default: the folder)
 #   --sources FILE                       apt sources to use (default: the suite's from deb.debian.org)
 #
 # Progress goes to descriptor 3 where that is open: "BIVOUAC-PROGRESS <percent> <text>".
@@ -78,11 +79,11 @@ check_recipe() {
 		die "$recipe: name is one word of lower-case letters, digits and '-'"
 	[[ $(values container_type) =~ ^[A-Za-z0-9]{1,23}$ ]] ||
 		die "$recipe: container_type is one word of 1 to 23 letters and digits"
-	[ -n "$(values kernel)" ] || die "$recipe: no kernel"
+	# What zygotes read of it, in the words of the program that will.
+	[ -x "$programs/bivouac-zygote-exec" ] ||
+		die "$programs/bivouac-zygote-exec: not built (ninja, or --programs)"
+	line=$("$programs/bivouac-zygote-exec" --check-recipe "$recipe" 2>&1) || die "$folder/$line"
 	while read -r key line; do
-		[[ $key =~ ^[a-z0-9-]{1,15}$ && $key != terminal ]] ||
-			die "$recipe: kernel: '$key' cannot be a language"
-		[[ $line =~ ^(/|@zygote$) ]] || die "$recipe: kernel $key: a program has an absolute path"
 		[ "$line" != @zygote ] || [ "$(zygote)" != exec ] ||
 			die "$recipe: kernel $key: @zygote needs a zygote with an interpreter"
 	done < <(values kernel)

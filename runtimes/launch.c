@@ -33,14 +33,14 @@ static const char *const fixed_environment[] = {
 
 /* The recipe. */
 
-/* Cuts words apart in place. */
-static int split_words(struct str value, char **argv, const char *key, struct err *e)
+/* Cuts words apart in place. forks: they may stand for a kernel that no program is started for. */
+static int split_words(struct str value, char **argv, const char *key, bool forks, struct err *e)
 {
 	size_t count = 0;
 
 	for (struct str word; (word = recipe_word(&value)).len;) {
 		if (count == LAUNCH_WORDS_MAX)
-			return err_set(e, ERR_INVALID, "recipe: %s has more than %d words", key,
+			return err_set(e, ERR_INVALID, "%s has more than %d words", key,
 				       LAUNCH_WORDS_MAX);
 		char *start = (char *)word.ptr;
 
@@ -51,10 +51,9 @@ static int split_words(struct str value, char **argv, const char *key, struct er
 	}
 	argv[count] = NULL;
 	if (!count)
-		return err_set(e, ERR_INVALID, "recipe: %s names no program", key);
-	if (argv[0][0] != '/' && strcmp(argv[0], RECIPE_OWN_INTERPRETER) != 0)
-		return err_set(e, ERR_INVALID, "recipe: %s: '%.80s' is not an absolute path", key,
-			       argv[0]);
+		return err_set(e, ERR_INVALID, "%s names no program", key);
+	if (argv[0][0] != '/' && !(forks && strcmp(argv[0], RECIPE_OWN_INTERPRETER) == 0))
+		return err_set(e, ERR_INVALID, "%s: '%.80s' is not an absolute path", key, argv[0]);
 	return 0;
 }
 
@@ -64,16 +63,26 @@ static int add_program(struct launch_plan *plan, struct str value, struct err *e
 	struct launch_program *p = &plan->programs[plan->program_count];
 
 	if (!recipe_language_ok(name) || str_eq(name, STR(RECIPE_TERMINAL)))
-		return err_set(e, ERR_INVALID, "recipe: kernel: '%.*s' cannot be a language",
+		return err_set(e, ERR_INVALID, "kernel: '%.*s' cannot be a language",
 			       (int)(name.len < 80 ? name.len : 80), name.ptr);
 	if (plan->program_count == LAUNCH_LANGUAGES_MAX)
-		return err_set(e, ERR_INVALID, "recipe: more than %d kernels",
-			       LAUNCH_LANGUAGES_MAX);
+		return err_set(e, ERR_INVALID, "more than %d kernels", LAUNCH_LANGUAGES_MAX);
 	str_copy(name, p->language, sizeof(p->language));
-	if (split_words(value, p->argv, "kernel", e) < 0)
+	for (size_t i = 0; i < plan->program_count; i++)
+		if (strcmp(plan->programs[i].language, p->language) == 0)
+			return err_set(e, ERR_INVALID, "kernel: language '%s' comes twice",
+				       p->language);
+	if (split_words(value, p->argv, "kernel", true, e) < 0)
 		return -1;
 	plan->program_count++;
 	return 0;
+}
+
+static int set_terminal(struct launch_plan *plan, struct str value, struct err *e)
+{
+	if (plan->terminal[0])
+		return err_set(e, ERR_INVALID, "terminal comes twice");
+	return split_words(value, plan->terminal, "terminal", false, e);
 }
 
 static bool is_variable(struct str s)
@@ -94,15 +103,34 @@ static bool is_variable(struct str s)
 static int add_variable(struct launch_plan *plan, struct str value, struct err *e)
 {
 	if (!is_variable(value))
-		return err_set(e, ERR_INVALID, "recipe: environment is NAME=value");
+		return err_set(e, ERR_INVALID, "environment is NAME=value");
 	if (plan->environment_count == LAUNCH_ENV_MAX)
-		return err_set(e, ERR_INVALID, "recipe: more than %d lines of environment",
-			       LAUNCH_ENV_MAX);
+		return err_set(e, ERR_INVALID, "more than %d lines of environment", LAUNCH_ENV_MAX);
 	char *text = (char *)value.ptr;
 
 	text[value.len] = '\0';
 	plan->environment[plan->environment_count++] = text;
 	return 0;
+}
+
+static int parse_line(struct launch_plan *plan, struct str key, struct str value, struct err *e)
+{
+	if (str_eq(key, STR("kernel")))
+		return add_program(plan, value, e);
+	if (str_eq(key, STR("terminal")))
+		return set_terminal(plan, value, e);
+	if (str_eq(key, STR("environment")))
+		return add_variable(plan, value, e);
+	return 0;
+}
+
+static size_t line_at(struct str text, size_t at)
+{
+	size_t line = 1;
+
+	for (size_t i = 0; i < at; i++)
+		line += text.ptr[i] == '\n';
+	return line;
 }
 
 int launch_parse(struct launch_plan *plan, struct str recipe, struct err *e)
@@ -113,18 +141,10 @@ int launch_parse(struct launch_plan *plan, struct str recipe, struct err *e)
 	memcpy(plan->text, recipe.ptr, recipe.len);
 	struct str rest = { plan->text, recipe.len }, key, value;
 
-	while (recipe_next(&rest, &key, &value)) {
-		int rc = 0;
-
-		if (str_eq(key, STR("kernel")))
-			rc = add_program(plan, value, e);
-		else if (str_eq(key, STR("terminal")))
-			rc = split_words(value, plan->terminal, "terminal", e);
-		else if (str_eq(key, STR("environment")))
-			rc = add_variable(plan, value, e);
-		if (rc < 0)
-			return -1;
-	}
+	while (recipe_next(&rest, &key, &value))
+		if (parse_line(plan, key, value, e) < 0)
+			return err_wrap(e, "recipe:%zu",
+					line_at(recipe, (size_t)(key.ptr - plan->text)));
 	return plan->program_count ? 0 : err_set(e, ERR_INVALID, "recipe: no kernel");
 }
 

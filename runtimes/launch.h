@@ -38,7 +38,8 @@ struct launch_plan {
 	size_t environment_count;
 };
 
-/** launch_parse: reads a recipe into *plan. */
+/** launch_parse: reads a recipe into *plan. What is wrong with a line begins with
+ * "recipe:NUMBER: ". */
 int launch_parse(struct launch_plan *plan, struct str recipe, struct err *e);
 /** launch_find: the program of a language ("": of the first, RECIPE_TERMINAL: see `terminal`).
  * NULL with the reason. */

@@ -95,6 +95,7 @@ sanitized=(execute files bad_input gateway sessions arm client_bytes identity_en
 sanitized=("${sanitized[@]/#/tests/e2e/test_}")
 BIVOUAC_BIN_DIR=$asan run_pytest_twice "${sanitized[@]/%/.py}"
 BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_limits.py -k memory
+BIVOUAC_BIN_DIR=$asan run_pytest tests/e2e/test_launch.py -k waits_for_its_zygote
 
 echo
 if [ "$skipped" -gt 0 ]; then

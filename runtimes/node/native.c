@@ -470,6 +470,20 @@ static void wait_writable(int fd)
 	(void)poll(&p, 1, -1);
 }
 
+/* What n, from a write of the bytes, means for them: false when nobody reads them. */
+static bool written(ssize_t n, int fd, const char **bytes, size_t *len)
+{
+	if (n >= 0) {
+		*bytes += n;
+		*len -= (size_t)n;
+	} else if (errno == EAGAIN) {
+		wait_writable(fd);
+	} else if (errno != EINTR) {
+		return false;
+	}
+	return true;
+}
+
 static bool fd_and_bytes(napi_env env, napi_callback_info info, int32_t *fd, const char **bytes,
 			 size_t *len)
 {
@@ -503,14 +517,8 @@ static napi_value driver_write(napi_env env, napi_callback_info info)
 	while (len > 0 && !is_marked()) {
 		ssize_t n = write(fd, bytes, len);
 
-		if (n >= 0) {
-			bytes += n;
-			len -= (size_t)n;
-		} else if (errno == EAGAIN) {
-			wait_writable(fd);
-		} else if (errno != EINTR) {
+		if (!written(n, fd, &bytes, &len))
 			break;
-		}
 	}
 	if (is_marked() && !driver.held)
 		terminate();
@@ -530,14 +538,8 @@ static napi_value driver_send(napi_env env, napi_callback_info info)
 	while (len > 0) {
 		ssize_t n = send(fd, bytes, len, MSG_NOSIGNAL);
 
-		if (n >= 0) {
-			bytes += n;
-			len -= (size_t)n;
-		} else if (errno == EAGAIN) {
-			wait_writable(fd);
-		} else if (errno != EINTR) {
+		if (!written(n, fd, &bytes, &len))
 			break;
-		}
 	}
 	return napi_get_boolean(env, len == 0, &ret) ? NULL : ret;
 }

@@ -132,6 +132,17 @@ int call_identifier(struct call *c, struct err *e)
 	return identifier_check(c->identifier, e);
 }
 
+struct call *call_begin_of(struct http_request *rq, void *ctx)
+{
+	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
+	struct err e = ERR_INIT;
+
+	if (!c || call_identifier(c, &e) == 0)
+		return c;
+	call_fail(c, &e);
+	return NULL;
+}
+
 struct session *call_session(struct call *c, struct err *e)
 {
 	if (call_identifier(c, e) < 0)

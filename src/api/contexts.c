@@ -35,32 +35,6 @@ static void reply_context(struct call *c, const struct session *s, int status,
 	call_reply_json(c, status, &b);
 }
 
-struct find_arg {
-	struct str name;
-	struct context_info info;
-	bool found;
-};
-
-static void find_one(const struct context_info *info, void *arg)
-{
-	struct find_arg *f = arg;
-
-	if (!str_eq(str_from(info->name), f->name))
-		return;
-	f->info = *info;
-	f->found = true;
-}
-
-static bool find_context(const struct session *s, struct str name, struct context_info *ret)
-{
-	struct find_arg f = { .name = name };
-
-	context_each(s, find_one, &f);
-	if (f.found)
-		*ret = f.info;
-	return f.found;
-}
-
 static void list_one(const struct context_info *info, void *arg)
 {
 	put_context(arg, info);
@@ -125,7 +99,7 @@ static void opened(void *arg, struct session *s, struct agent_link *link)
 	struct context_call *cc = arg;
 	struct context_info info;
 	struct err e = ERR_INIT;
-	bool had = find_context(s, cc->name, &info);
+	bool had = context_get(s, cc->name, &info, NULL) == 0;
 
 	(void)link;
 	if (context_open(s, cc->name, cc->language, &info, &e) < 0)
@@ -170,18 +144,26 @@ void context_put(struct http_request *rq, void *ctx)
 		call_fail(cc->call, &e);
 }
 
-/* The session of a call that does not make one. */
-static struct session *find_session(const struct context_call *cc, struct err *e)
+/* A call about a context of a session that there is; it makes neither. */
+static void when_open(struct http_request *rq, void *ctx,
+		      void (*then)(void *arg, struct session *s, struct agent_link *link))
 {
+	struct context_call *cc = begin(rq, ctx);
+	struct err e = ERR_INIT;
+
+	if (!cc)
+		return;
 	struct session *s = session_find(cc->call->pool, cc->call->identifier);
 
-	if (s)
-		session_touch(s);
-	else
-		err_set(e, ERR_NO_CONTEXT,
+	if (!s) {
+		err_set(&e, ERR_NO_CONTEXT,
 			"There is no context '%.*s': the identifier has no session (404).",
 			STR_ARG(cc->name));
-	return s;
+		call_fail(cc->call, &e);
+		return;
+	}
+	session_touch(s);
+	call_when_open(cc->call, s, then, cc);
 }
 
 static void remove_opened(void *arg, struct session *s, struct agent_link *link)
@@ -198,17 +180,7 @@ static void remove_opened(void *arg, struct session *s, struct agent_link *link)
 
 void context_remove(struct http_request *rq, void *ctx)
 {
-	struct context_call *cc = begin(rq, ctx);
-	struct err e = ERR_INIT;
-
-	if (!cc)
-		return;
-	struct session *s = find_session(cc, &e);
-
-	if (s)
-		call_when_open(cc->call, s, remove_opened, cc);
-	else
-		call_fail(cc->call, &e);
+	when_open(rq, ctx, remove_opened);
 }
 
 static void renew_opened(void *arg, struct session *s, struct agent_link *link)
@@ -218,25 +190,13 @@ static void renew_opened(void *arg, struct session *s, struct agent_link *link)
 	struct err e = ERR_INIT;
 
 	(void)link;
-	if (context_restart(s, cc->name, &e) < 0)
+	if (context_restart(s, cc->name, &e) < 0 || context_get(s, cc->name, &info, &e) < 0)
 		call_fail(cc->call, &e);
-	else if (find_context(s, cc->name, &info))
-		reply_context(cc->call, s, 200, &info);
 	else
-		http_reply_empty(cc->call->rq, 204);
+		reply_context(cc->call, s, 200, &info);
 }
 
 void context_renew(struct http_request *rq, void *ctx)
 {
-	struct context_call *cc = begin(rq, ctx);
-	struct err e = ERR_INIT;
-
-	if (!cc)
-		return;
-	struct session *s = find_session(cc, &e);
-
-	if (s)
-		call_when_open(cc->call, s, renew_opened, cc);
-	else
-		call_fail(cc->call, &e);
+	when_open(rq, ctx, renew_opened);
 }

@@ -392,20 +392,27 @@ static struct execution *find_execution(struct call *c, struct err *e)
 	return x;
 }
 
-void execution_get(struct http_request *rq, void *ctx)
+/* What the calls about one execution have in common; replies with the error and returns NULL. */
+static struct execution *begin_of_one(struct http_request *rq, void *ctx, struct call **ret)
 {
 	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
 	struct err e = ERR_INIT;
+	struct execution *x = c ? find_execution(c, &e) : NULL;
+
+	if (c && !x)
+		call_fail(c, &e);
+	*ret = c;
+	return x;
+}
+
+void execution_get(struct http_request *rq, void *ctx)
+{
+	struct call *c;
+	struct execution *x = begin_of_one(rq, ctx, &c);
 	struct buf b;
 
-	if (!c)
+	if (!x)
 		return;
-	struct execution *x = find_execution(c, &e);
-
-	if (!x) {
-		call_fail(c, &e);
-		return;
-	}
 	buf_init(&b, REPLY_MAX);
 	render_execution(&b, c, x);
 	call_reply_json(c, 200, &b);
@@ -413,17 +420,11 @@ void execution_get(struct http_request *rq, void *ctx)
 
 void execution_delete(struct http_request *rq, void *ctx)
 {
-	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
-	struct err e = ERR_INIT;
+	struct call *c;
+	struct execution *x = begin_of_one(rq, ctx, &c);
 
-	if (!c)
+	if (!x)
 		return;
-	struct execution *x = find_execution(c, &e);
-
-	if (!x) {
-		call_fail(c, &e);
-		return;
-	}
 	/* Over is over: a second DELETE is no error. */
 	execution_cancel(x);
 	http_reply_empty(rq, 204);

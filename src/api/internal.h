@@ -34,6 +34,8 @@ struct pool *call_pool(struct http_request *rq, const struct data_plane_config *
 		       struct err *e);
 /** call_begin: pool and api-version; replies with the error and returns NULL if they are wrong. */
 struct call *call_begin(struct http_request *rq, void *ctx, enum shape shape);
+/** call_begin_of: as call_begin, of the shape SHAPE_NEW, with the identifier. */
+struct call *call_begin_of(struct http_request *rq, void *ctx);
 /** call_identifier: from the path or the query, checked. */
 int call_identifier(struct call *c, struct err *e);
 /** call_session: the identifier's session, made if needed. */

@@ -42,7 +42,9 @@ struct mcp {
 	struct execution *execution;
 	struct agent_file_op *file;
 	void (*open)(struct mcp *m, struct session *s, struct agent_link *link);
-	struct buf bytes; /* of a file, on its way in or out */
+	const char *language; /* of the code in bytes */
+	bool argv;            /* bytes has a program and its arguments, a NUL behind each */
+	struct buf bytes;     /* code, or of a file, on its way in or out */
 	size_t bytes_at;
 	size_t bytes_max;
 	uint64_t file_size;

@@ -358,14 +358,14 @@ static bool number_argument(struct mcp *m, const char *name, double fallback, do
 	return false;
 }
 
-/* m->bytes has the code; as soon as the session is there it runs. */
-static void execute(struct mcp *m, struct session *s, const char *language, bool argv)
+static void execute(struct mcp *m, struct session *s, struct agent_link *link)
 {
 	const struct session_pool_spec *spec = pool_spec(m->call->pool);
 	struct err e = ERR_INIT;
 	double timeout_s;
 	double output;
 
+	(void)link;
 	if (!number_argument(m, "timeoutSeconds", spec->timeout_default_ms / 1000.0,
 			     spec->timeout_max_ms / 1000.0, &timeout_s) ||
 	    !number_argument(m, "outputStreamsMaxLength", spec->output_max,
@@ -373,9 +373,9 @@ static void execute(struct mcp *m, struct session *s, const char *language, bool
 		return;
 	struct execution_params p = {
 		.code = buf_str(&m->bytes),
-		.argv = argv,
-		.command = strcmp(language, "shell") == 0,
-		.language = str_from(language),
+		.argv = m->argv,
+		.command = strcmp(m->language, "shell") == 0,
+		.language = str_from(m->language),
 		.execution_type = "Synchronous",
 		.timeout_ms = timeout_s * 1000 < 1 ? 1 : (uint32_t)(timeout_s * 1000),
 		.output_max = (uint32_t)output,
@@ -386,59 +386,43 @@ static void execute(struct mcp *m, struct session *s, const char *language, bool
 		mcp_refuse(m, &e);
 }
 
-static void execute_python(struct mcp *m, struct session *s, struct agent_link *link)
+/* m->bytes has the code; as soon as the session is there it runs. */
+static void execute_kept(struct mcp *m, const char *language, bool argv)
 {
-	(void)link;
-	execute(m, s, "python", false);
+	m->language = language;
+	m->argv = argv;
+	mcp_with_session(m, execute);
 }
 
-static void execute_javascript(struct mcp *m, struct session *s, struct agent_link *link)
-{
-	(void)link;
-	execute(m, s, "node", false);
-}
-
-static void execute_command(struct mcp *m, struct session *s, struct agent_link *link)
-{
-	(void)link;
-	execute(m, s, "shell", false);
-}
-
-static void execute_program(struct mcp *m, struct session *s, struct agent_link *link)
-{
-	(void)link;
-	execute(m, s, "shell", true);
-}
-
-/* Keeps the code until the session is there; false: the tool has ended. */
-static bool keep_code(struct mcp *m, const char *code)
+static void run_text(struct mcp *m, const char *language, const char *code)
 {
 	size_t max = m->call->config->code_max;
 	struct err e = ERR_INIT;
 
 	buf_init(&m->bytes, max);
-	if (buf_add_str(&m->bytes, str_from(code)))
-		return true;
+	if (buf_add_str(&m->bytes, str_from(code))) {
+		execute_kept(m, language, false);
+		return;
+	}
 	err_set(&e, ERR_TOO_LARGE, "The code has %zu bytes; the limit is %zu. Write it to a file.",
 		strlen(code), max);
 	mcp_error(m, MCP_INVALID_PARAMS, &e);
-	return false;
 }
 
 static void run_python(struct mcp *m)
 {
 	const char *code;
 
-	if (mcp_argument(m, "pythonCode", true, &code) && keep_code(m, code))
-		mcp_with_session(m, execute_python);
+	if (mcp_argument(m, "pythonCode", true, &code))
+		run_text(m, "python", code);
 }
 
 static void run_javascript(struct mcp *m)
 {
 	const char *code;
 
-	if (mcp_argument(m, "javaScriptCode", true, &code) && keep_code(m, code))
-		mcp_with_session(m, execute_javascript);
+	if (mcp_argument(m, "javaScriptCode", true, &code))
+		run_text(m, "node", code);
 }
 
 static void run_program(struct mcp *m, json_t *words)
@@ -466,7 +450,7 @@ static void run_program(struct mcp *m, json_t *words)
 				: "The argument 'execCommandAndArgs' is empty.");
 		return;
 	}
-	mcp_with_session(m, execute_program);
+	execute_kept(m, "shell", true);
 }
 
 static void run_shell(struct mcp *m)
@@ -491,6 +475,6 @@ static void run_shell(struct mcp *m)
 	}
 	if (words)
 		run_program(m, words);
-	else if (keep_code(m, command))
-		mcp_with_session(m, execute_command);
+	else
+		run_text(m, "shell", command);
 }

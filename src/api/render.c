@@ -173,6 +173,16 @@ static void put_error(struct buf *b, const struct execution *x)
 	render_error(b, x);
 }
 
+static void put_result(struct buf *b, const struct call *c, const struct execution *x,
+		       const char *time_key)
+{
+	put_streams(b, &x->result);
+	json_key(b, "executionResult");
+	put_value(b, c, &x->result);
+	json_key_int(b, time_key, milliseconds(x));
+	put_displays(b, &x->result);
+}
+
 static void render_new(struct buf *b, const struct call *c, const struct execution *x)
 {
 	buf_add(b, "{", 1);
@@ -185,11 +195,7 @@ static void render_new(struct buf *b, const struct call *c, const struct executi
 		put_error(b, x);
 		json_key(b, "result");
 		buf_add(b, "{", 1);
-		put_streams(b, &x->result);
-		json_key(b, "executionResult");
-		put_value(b, c, &x->result);
-		json_key_int(b, "executionTimeInMilliseconds", milliseconds(x));
-		put_displays(b, &x->result);
+		put_result(b, c, x, "executionTimeInMilliseconds");
 		buf_add(b, "}", 1);
 	}
 	buf_add(b, "}", 1);
@@ -271,11 +277,7 @@ static void render_founding(struct buf *b, const struct call *c, const struct ex
 	json_key_str(b, "status", status_old(x));
 	json_key(b, "result");
 	buf_add(b, "{", 1);
-	put_streams(b, &x->result);
-	json_key(b, "executionResult");
-	put_value(b, c, &x->result);
-	json_key_int(b, "executionTimeMs", milliseconds(x));
-	put_displays(b, &x->result);
+	put_result(b, c, x, "executionTimeMs");
 	buf_add(b, "}", 1);
 	/* One more copy for unmodified clients that happen to use the path form. */
 	json_key(b, "properties");

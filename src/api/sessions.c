@@ -61,15 +61,10 @@ void session_get(struct http_request *rq, void *ctx)
 
 void session_remove(struct http_request *rq, void *ctx)
 {
-	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
-	struct err e = ERR_INIT;
+	struct call *c = call_begin_of(rq, ctx);
 
 	if (!c)
 		return;
-	if (call_identifier(c, &e) < 0) {
-		call_fail(c, &e);
-		return;
-	}
 	struct session *s = session_find(c->pool, c->identifier);
 
 	/* Gone is gone: a second DELETE is no error. */

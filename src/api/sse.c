@@ -2,6 +2,7 @@
 #include "api/sse.h"
 
 #include "api/json_out.h"
+#include "base/own.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -321,37 +322,39 @@ int event_stream_begin(struct event_stream *es, struct http_request *rq,
 	return 0;
 }
 
-static void ready(struct event_stream *es, struct str text)
+static void ready(struct event_stream *es, const struct str *parts, size_t count)
 {
-	hold(es, RECORD_READY, text);
+	for (size_t i = 0; i < count; i++)
+		hold(es, RECORD_READY, parts[i]);
+	pump(es);
 }
 
 void event_stream_comment(struct event_stream *es, const char *text)
 {
-	ready(es, STR(": "));
-	ready(es, str_from(text));
-	ready(es, STR("\n\n"));
-	pump(es);
+	const struct str parts[] = { STR(": "), str_from(text), STR("\n\n") };
+
+	ready(es, parts, ARRAY_LEN(parts));
 }
 
 void event_stream_event(struct event_stream *es, const char *name, struct str data)
 {
-	ready(es, STR("event: "));
-	ready(es, str_from(name));
-	ready(es, STR("\ndata: "));
-	ready(es, data);
-	ready(es, STR("\n\n"));
-	pump(es);
+	const struct str parts[] = { STR("event: "), str_from(name), STR("\ndata: "), data,
+				     STR("\n\n") };
+
+	ready(es, parts, ARRAY_LEN(parts));
 }
 
 void event_stream_display(struct event_stream *es, const char *format, struct str base64)
 {
-	ready(es, STR("event: display\ndata: {\"type\":\"image\",\"format\":\""));
-	ready(es, str_from(format));
-	ready(es, STR("\",\"base64_data\":\""));
-	ready(es, base64);
-	ready(es, STR("\"}\n\n"));
-	pump(es);
+	const struct str parts[] = {
+		STR("event: display\ndata: {\"type\":\"image\",\"format\":\""),
+		str_from(format),
+		STR("\",\"base64_data\":\""),
+		base64,
+		STR("\"}\n\n"),
+	};
+
+	ready(es, parts, ARRAY_LEN(parts));
 }
 
 void event_stream_output(struct event_stream *es, int stream, struct str bytes)

@@ -27,6 +27,7 @@ struct terminal_call {
 	struct call *call;
 	struct terminal *terminal; /* NULL: over */
 	struct websocket *ws;      /* NULL before the upgrade, and when it is closed */
+	bool wants_new;            /* no terminal was named */
 	struct buf typed;          /* taken from the client, not yet by the program */
 	struct buf shown;          /* from the program, not yet taken by the queue */
 	struct buf farewell;       /* the last message, after what is shown */
@@ -117,16 +118,9 @@ static void ws_drained(void *arg)
 /* Says `farewell` behind what is still to be shown, and closes. */
 static void finish(struct terminal_call *t, int code, const char *reason)
 {
-	struct err e = ERR_INIT;
-
 	t->close_code = code;
 	t->close_reason = reason;
-	if (t->ws) {
-		ws_drained(t);
-		return;
-	}
-	err_set(&e, ERR_UNAVAILABLE, "The terminal could not be opened: %s.", reason);
-	call_fail(t->call, &e);
+	ws_drained(t);
 }
 
 /* --- from the client --- */
@@ -279,8 +273,16 @@ static void on_ended(void *arg, enum agent_death death, uint32_t code)
 {
 	struct terminal_call *t = arg;
 	struct buf *b = &t->farewell;
+	struct err e = ERR_INIT;
 
 	t->terminal = NULL;
+	if (!t->ws) {
+		err_set(&e, t->wants_new ? ERR_UNAVAILABLE : ERR_NO_TERMINAL,
+			"The program of the terminal ended before it was attached. Open a new "
+			"one.");
+		call_fail(t->call, &e);
+		return;
+	}
 	buf_add(b, "{", 1);
 	json_key_str(b, "type", "exit");
 	json_key_int(b, death == AGENT_DEATH_EXIT ? "status" : "signal", code);
@@ -291,8 +293,16 @@ static void on_ended(void *arg, enum agent_death death, uint32_t code)
 static void on_replaced(void *arg)
 {
 	struct terminal_call *t = arg;
+	struct err e = ERR_INIT;
 
 	t->terminal = NULL;
+	if (!t->ws) {
+		err_set(&e, ERR_CONFLICT,
+			"Another client attached to the terminal at the same moment and has it now "
+			"(409). Attach again to take it over.");
+		call_fail(t->call, &e);
+		return;
+	}
 	buf_add_str(&t->farewell, STR("{\"type\":\"replaced\"}"));
 	finish(t, CLOSE_REPLACED, "attached elsewhere");
 }
@@ -386,6 +396,7 @@ void terminal_get(struct http_request *rq, void *ctx)
 	struct session *s = call_session(c, &e);
 
 	http_mind_leaving(rq); /* nobody else would know of its terminal */
+	t->wants_new = !p.id.len;
 	if (s)
 		t->terminal = terminal_open(s, &p, &events, t, &e);
 	if (!t->terminal)
@@ -406,16 +417,11 @@ static void put_terminal(const char *id, bool attached, void *arg)
 
 void terminal_list(struct http_request *rq, void *ctx)
 {
-	struct call *c = call_begin(rq, ctx, SHAPE_NEW);
-	struct err e = ERR_INIT;
+	struct call *c = call_begin_of(rq, ctx);
 	struct buf b;
 
 	if (!c)
 		return;
-	if (call_identifier(c, &e) < 0) {
-		call_fail(c, &e);
-		return;
-	}
 	struct session *s = session_find(c->pool, c->identifier);
 
 	buf_init(&b, 64 * 1024);

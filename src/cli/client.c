@@ -508,6 +508,18 @@ int client_send(struct cli *cli, const struct client_request *request, struct cl
 	return rc;
 }
 
+int client_print(struct cli *cli, const struct client_request *request, struct err *e)
+{
+	struct client_response response;
+
+	if (client_send(cli, request, &response, e))
+		return -1;
+	int rc = response.body.len ? output_text(&cli->output, buf_str(&response.body), e) : 0;
+
+	client_response_done(&response);
+	return rc;
+}
+
 static bool status_is_final(const char *status)
 {
 	return !strcasecmp(status, "Succeeded") || !strcasecmp(status, "Failed") ||
@@ -574,6 +586,20 @@ int client_wait(struct cli *cli, struct client_response *response, struct err *e
 			return err_set(e, ERR_TIMEOUT, "the operation is not over after %d s",
 				       OPERATION_TIMEOUT_S);
 	}
+}
+
+int client_delete(struct cli *cli, const char *url, struct err *e)
+{
+	struct client_request request = { .plane = CLIENT_ARM, .method = "DELETE", .url = url };
+	struct client_response response;
+	int rc = 0;
+
+	if (client_send(cli, &request, &response, e))
+		return -1;
+	if (response.status == 202 && !args_given(&cli->args, "no-wait"))
+		rc = client_wait(cli, &response, e);
+	client_response_done(&response);
+	return rc;
 }
 
 /** page_get: one page's items onto all; *next becomes the next page's address or NULL. */

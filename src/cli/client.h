@@ -79,6 +79,10 @@ void client_response_done(struct client_response *response);
  */
 int client_connect(struct cli *cli, enum client_plane plane, const char *url, char **ret_target,
 		   char **ret_headers, struct err *e);
+/** client_print: one exchange whose answer is printed unchanged, or nothing if it is empty. */
+int client_print(struct cli *cli, const struct client_request *request, struct err *e);
+/** client_delete: of an ARM resource, waited for unless --no-wait. */
+int client_delete(struct cli *cli, const char *url, struct err *e);
 /** client_refusal: the error of an answer with this status and body. Returns -1. */
 int client_refusal(long status, struct str body, struct err *e);
 /** client_wait: polls Azure-AsyncOperation or Location of a long-running answer to its end;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/cli.h"
+#include "cli/flags.h"
 
 #include "base/own.h"
 
@@ -28,7 +29,7 @@ static const struct cli_flag flags_create[] = {
 	{ .name = NULL },
 };
 
-static const struct cli_flag flags_delete[] = {
+const struct cli_flag cli_flags_delete[] = {
 	{ .name = "yes", .letter = 'y', .kind = FLAG_BOOL, .help = "Do not ask." },
 	{ .name = "no-wait", .kind = FLAG_BOOL, .help = "Do not wait for the end." },
 	{ .name = NULL },
@@ -39,18 +40,6 @@ static char *group_url(struct cli *cli, struct err *e)
 	return client_arm_url(
 		cli, e, "/subscriptions/%s/resourcegroups/%s?api-version=" CLIENT_GROUP_VERSION,
 		client_subscription(cli), args_text(&cli->args, "name"));
-}
-
-static int send_and_print(struct cli *cli, const struct client_request *request, struct err *e)
-{
-	struct client_response response;
-
-	if (client_send(cli, request, &response, e))
-		return -1;
-	int rc = response.body.len ? output_text(&cli->output, buf_str(&response.body), e) : 0;
-
-	client_response_done(&response);
-	return rc;
 }
 
 static int run_create(struct cli *cli, struct err *e)
@@ -79,7 +68,7 @@ static int run_create(struct cli *cli, struct err *e)
 	if (url && !body)
 		rc = err_set(e, ERR_MALFORMED, "the location is not UTF-8");
 	if (!rc)
-		rc = send_and_print(cli, &request, e);
+		rc = client_print(cli, &request, e);
 	json_decref(body);
 	return rc;
 }
@@ -89,7 +78,7 @@ static int run_show(struct cli *cli, struct err *e)
 	OWNED_MEM char *url = group_url(cli, e);
 	struct client_request request = { .plane = CLIENT_ARM, .method = "GET", .url = url };
 
-	return url ? send_and_print(cli, &request, e) : -1;
+	return url ? client_print(cli, &request, e) : -1;
 }
 
 static int run_list(struct cli *cli, struct err *e)
@@ -106,22 +95,12 @@ static int run_list(struct cli *cli, struct err *e)
 
 static int run_delete(struct cli *cli, struct err *e)
 {
-	struct client_response response;
-
 	if (!args_given(&cli->args, "yes") &&
 	    cli_confirm("Delete this resource group and everything in it?", e))
 		return -1;
 	OWNED_MEM char *url = group_url(cli, e);
-	struct client_request request = { .plane = CLIENT_ARM, .method = "DELETE", .url = url };
 
-	if (!url || client_send(cli, &request, &response, e))
-		return -1;
-	int rc = 0;
-
-	if (response.status == 202 && !args_given(&cli->args, "no-wait"))
-		rc = client_wait(cli, &response, e);
-	client_response_done(&response);
-	return rc;
+	return url ? client_delete(cli, url, e) : -1;
 }
 
 static const struct cli_verb verbs[] = {
@@ -137,7 +116,7 @@ static const struct cli_verb verbs[] = {
 	{ .name = "list", .summary = "List resource groups.", .run = run_list },
 	{ .name = "delete",
 	  .summary = "Delete a resource group and everything in it.",
-	  .flags = { flags_name, flags_delete },
+	  .flags = { flags_name, cli_flags_delete },
 	  .run = run_delete },
 	{ .name = NULL },
 };

@@ -137,19 +137,6 @@ static json_t *execute_body(struct cli *cli, struct err *e)
 	return body;
 }
 
-/** send_and_print: prints the answer unchanged, or nothing if it is empty. */
-static int send_and_print(struct cli *cli, const struct client_request *request, struct err *e)
-{
-	struct client_response response;
-
-	if (client_send(cli, request, &response, e))
-		return -1;
-	int rc = response.body.len ? output_text(&cli->output, buf_str(&response.body), e) : 0;
-
-	client_response_done(&response);
-	return rc;
-}
-
 static int run_execute(struct cli *cli, struct err *e)
 {
 	json_t *body = execute_body(cli, e);
@@ -173,7 +160,7 @@ static int run_execute(struct cli *cli, struct err *e)
 	int rc = -1;
 
 	if (url)
-		rc = send_and_print(cli, &request, e);
+		rc = client_print(cli, &request, e);
 	else if (base)
 		err_set(e, ERR_INVALID, "the identifier is too long");
 	json_decref(body);
@@ -249,7 +236,7 @@ static int run_files(struct cli *cli, const char *method, const char *filename, 
 						  .method = method,
 						  .url = url };
 
-		rc = url ? send_and_print(cli, &request, e) : -1;
+		rc = url ? client_print(cli, &request, e) : -1;
 	}
 	place_done(&place);
 	return rc;
@@ -277,7 +264,7 @@ static int run_upload(struct cli *cli, struct err *e)
 			.progress = "Uploading",
 		};
 
-		rc = send_and_print(cli, &request, e);
+		rc = client_print(cli, &request, e);
 	}
 	place_done(&place);
 	return rc;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/cli.h"
+#include "cli/flags.h"
 #include "cli/pool_body.h"
 
 #include "base/own.h"
@@ -28,12 +29,6 @@ static const struct cli_flag flags_list[] = {
 	  .kind = FLAG_TEXT,
 	  .arg = "GROUP",
 	  .help = "Only pools of this group." },
-	{ .name = NULL },
-};
-
-static const struct cli_flag flags_delete[] = {
-	{ .name = "yes", .letter = 'y', .kind = FLAG_BOOL, .help = "Do not ask." },
-	{ .name = "no-wait", .kind = FLAG_BOOL, .help = "Do not wait for the end." },
 	{ .name = NULL },
 };
 
@@ -156,22 +151,12 @@ static int run_list(struct cli *cli, struct err *e)
 
 static int run_delete(struct cli *cli, struct err *e)
 {
-	struct client_response response;
-
 	if (!args_given(&cli->args, "yes") &&
 	    cli_confirm("Delete this session pool and its sessions?", e))
 		return -1;
 	OWNED_MEM char *url = pool_url(cli, e);
-	struct client_request request = { .plane = CLIENT_ARM, .method = "DELETE", .url = url };
 
-	if (!url || client_send(cli, &request, &response, e))
-		return -1;
-	int rc = 0;
-
-	if (response.status == 202 && !args_given(&cli->args, "no-wait"))
-		rc = client_wait(cli, &response, e);
-	client_response_done(&response);
-	return rc;
+	return url ? client_delete(cli, url, e) : -1;
 }
 
 static const struct cli_verb verbs[] = {
@@ -198,7 +183,7 @@ static const struct cli_verb verbs[] = {
 	  .run = run_update },
 	{ .name = "delete",
 	  .summary = "Delete a session pool and its sessions.",
-	  .flags = { flags_name, flags_delete },
+	  .flags = { flags_name, cli_flags_delete },
 	  .run = run_delete },
 	{ .name = NULL },
 };

@@ -563,7 +563,7 @@ int context_open(struct session *s, struct str name, struct str language, struct
 	return 0;
 }
 
-static struct context *must_find(struct session *s, struct str name, struct err *e)
+static struct context *must_find(const struct session *s, struct str name, struct err *e)
 {
 	struct context *c;
 
@@ -573,6 +573,16 @@ static struct context *must_find(struct session *s, struct str name, struct err 
 	if (!c)
 		err_set(e, ERR_NO_CONTEXT, "The session has no context '%.*s'.", STR_ARG(name));
 	return c;
+}
+
+int context_get(const struct session *s, struct str name, struct context_info *ret, struct err *e)
+{
+	const struct context *c = must_find(s, name, e);
+
+	if (!c)
+		return -1;
+	*ret = info_of(c);
+	return 0;
 }
 
 /* Its kernel is to go; what runs there is canceled. */

@@ -156,6 +156,8 @@ int language_find(const struct pool *pool, struct str name, struct str *ret, str
  */
 int context_open(struct session *s, struct str name, struct str language, struct context_info *ret,
 		 struct err *e);
+/** context_get: ERR_NO_CONTEXT. */
+int context_get(const struct session *s, struct str name, struct context_info *ret, struct err *e);
 /** context_delete: ends its kernel; its executions are canceled; its name is free at once.
  * ERR_NO_CONTEXT; ERR_CONFLICT for `default`, which context_restart() is for: a fresh kernel; what
  * runs is canceled, what waits runs then. */

@@ -207,6 +207,17 @@ static struct agent_file_op *file_start(struct agent_link *l, enum agent_msg kin
 	return f;
 }
 
+/* One that has a path and nothing else. */
+static struct agent_file_op *file_start_plain(struct agent_link *l, enum agent_msg kind,
+					      struct str path, const struct agent_file_events *ev,
+					      void *arg)
+{
+	struct buf b;
+
+	buf_init(&b, 64);
+	return file_start(l, kind, &b, path, ev, arg);
+}
+
 struct agent_file_op *agent_file_list(struct agent_link *l, struct str path, bool recursive,
 				      uint32_t max, const struct agent_file_events *ev, void *arg)
 {
@@ -221,19 +232,13 @@ struct agent_file_op *agent_file_list(struct agent_link *l, struct str path, boo
 struct agent_file_op *agent_file_stat(struct agent_link *l, struct str path,
 				      const struct agent_file_events *ev, void *arg)
 {
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_STAT, &b, path, ev, arg);
+	return file_start_plain(l, AGENT_FILE_STAT, path, ev, arg);
 }
 
 struct agent_file_op *agent_file_read(struct agent_link *l, struct str path,
 				      const struct agent_file_events *ev, void *arg)
 {
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_READ, &b, path, ev, arg);
+	return file_start_plain(l, AGENT_FILE_READ, path, ev, arg);
 }
 
 struct agent_file_op *agent_file_write(struct agent_link *l, struct str path, uint64_t size_max,
@@ -249,10 +254,7 @@ struct agent_file_op *agent_file_write(struct agent_link *l, struct str path, ui
 struct agent_file_op *agent_file_delete(struct agent_link *l, struct str path,
 					const struct agent_file_events *ev, void *arg)
 {
-	struct buf b;
-
-	buf_init(&b, 64);
-	return file_start(l, AGENT_FILE_DELETE, &b, path, ev, arg);
+	return file_start_plain(l, AGENT_FILE_DELETE, path, ev, arg);
 }
 
 void agent_file_credit(struct agent_file_op *op, size_t bytes)

@@ -62,18 +62,10 @@ _spec.loader.exec_module(websocket_client)
 Terminal = websocket_client.Terminal
 
 
-def typed_pool(daemon, type, **kw):
-    p = e2e.Pool(daemon, e2e.unique(type.lower()))
-    body = e2e.pool_body(**kw)
-    body["properties"]["containerType"] = type
-    p.arm("PUT", body).ok()
-    return p
-
-
 @pytest.fixture(scope="module")
 def pools(daemon):
     limits = {"memory": "384Mi", "pids": 64}
-    made = {type: typed_pool(daemon, type, ready=1, limits=limits) for type in ("PythonLTS", "NodeLTS", "Shell")}
+    made = {type: daemon.make_pool(type=type, ready=1, limits=limits) for type in ("PythonLTS", "NodeLTS", "Shell")}
     yield made
     for p in made.values():
         p.delete()

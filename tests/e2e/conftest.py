@@ -329,12 +329,12 @@ class Pool:
         return self.arm("DELETE").ok()
 
 
-def pool_body(maximum=50, ready=None, cooldown=300, limits=None, egress=False):
+def pool_body(maximum=50, ready=None, cooldown=300, limits=None, egress=False, type="PythonLTS"):
     scale = {"maxConcurrentSessions": maximum}
     if ready is not None:
         scale["readySessionInstances"] = ready
     properties = {
-        "containerType": "PythonLTS",
+        "containerType": type,
         "poolManagementType": "Dynamic",
         "scaleConfiguration": scale,
         "dynamicPoolConfiguration": {
@@ -599,6 +599,13 @@ def daemon():
 @pytest.fixture(scope="module")
 def pool(daemon):
     p = daemon.make_pool(maximum=200)
+    yield p
+    p.delete()
+
+
+@pytest.fixture(scope="module")
+def shell_pool(daemon):
+    p = daemon.make_pool(type="Shell", maximum=100)
     yield p
     p.delete()
 

@@ -144,13 +144,18 @@ class Jailer:
         _, op, tag, code, _, text = REPLY.unpack_from(data)
         return op, tag, code, text.split(b"\0")[0].decode(), fds
 
-    def ask(self, op, sid="", image="", language=b""):
+    def post(self, op, sid="", image="", language=b""):
+        """A request whose reply is left for later; its tag."""
         self.tag += 1
         limits = (1 << 28, 1 << 26, 1 << 26, 10000, 64, 0, 1024)
         self.socket.send(
             REQUEST.pack(3, op, self.tag, sid.encode(), image.encode(), language, 0, b"", *limits, 0)
         )
-        while (reply := self.receive())[1] != self.tag:
+        return self.tag
+
+    def ask(self, op, sid="", image="", language=b""):
+        tag = self.post(op, sid, image, language)
+        while (reply := self.receive())[1] != tag:
             pass
         if reply[2]:
             raise JailerError(reply[2], reply[3])
@@ -183,6 +188,7 @@ class Jailer:
         self.socket.close()
         self.process.wait(30)
         wait_for(lambda: not os.path.exists(self.dir / "run" / "t"), 10, "the jailer's end")
+        self.log = self.stderr()
         shutil.rmtree(self.dir)
 
 

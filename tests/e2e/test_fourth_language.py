@@ -12,7 +12,7 @@ import subprocess
 import pytest
 from jailer_world import Kernel, blob
 
-from conftest import BIN_DIR, REPO, Daemon, Pool, pool_body, unique
+from conftest import BIN_DIR, REPO, Daemon
 
 SHARED = pathlib.Path("/var/cache/bivouac/images")
 IMAGES = pathlib.Path("/var/cache/bivouac/test-images")  # kept: building takes half a minute
@@ -36,14 +36,6 @@ def build():
     return json.loads(done.stdout)
 
 
-def make_pool(daemon):
-    pool = Pool(daemon, unique("perl"))
-    body = pool_body()
-    body["properties"]["containerType"] = "perllts"
-    pool.arm("PUT", body).ok()
-    return pool
-
-
 @pytest.fixture(scope="module")
 def image():
     return build()
@@ -53,7 +45,7 @@ def image():
 def perl(image):
     daemon = Daemon("--images", str(IMAGES))
     try:
-        yield make_pool(daemon)
+        yield daemon.make_pool(type="perllts")
     finally:
         daemon.stop()
         daemon.remove()

@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 
-from conftest import Background, Client, Pool, png_size, pool_body, unique, wait_for
+from conftest import Background, Client, png_size, unique, wait_for
 
 PREVIEW = "2025-10-02-preview"
 TOOLS = {
@@ -466,10 +466,7 @@ def test_tools_list(mcp):
 @pytest.mark.parametrize("kind, more", [("Shell", PYTHON | NODE), ("NodeLTS", NODE)])
 def test_tools_of_other_pools(daemon, kind, more):
     """Those of the languages that the image has."""
-    pool = Pool(daemon, unique("mcp"))
-    body = pool_body(maximum=2, ready=0)
-    body["properties"]["containerType"] = kind
-    pool.arm("PUT", body).ok()
+    pool = daemon.make_pool(unique("mcp"), type=kind, maximum=2, ready=0)
     mcp = Mcp(pool)
     tools = {t["name"] for t in mcp.rpc("tools/list")["result"]["tools"]}
     assert tools == TOOLS | more

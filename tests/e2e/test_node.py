@@ -3,17 +3,12 @@
 
 import pytest
 
-from conftest import Pool, pool_body, unique
-
 PNG = "Buffer.from('89504e470d0a1a0a0000000d49484452', 'hex')"
 
 
 @pytest.fixture(scope="module")
 def pool(daemon):
-    p = Pool(daemon, unique("node"))
-    body = pool_body()
-    body["properties"]["containerType"] = "NodeLTS"
-    p.arm("PUT", body).ok()
+    p = daemon.make_pool(type="NodeLTS")
     yield p
     p.delete()
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from conftest import BIN_DIR, Daemon, Pool, pool_body, unique, wait_for
+from conftest import BIN_DIR, Daemon, Pool, wait_for
 
 IMAGES = pathlib.Path("/var/cache/bivouac/images")
 RUNTIME = {"PythonLTS": "python", "NodeLTS": "node", "Shell": "shell"}
@@ -132,17 +132,9 @@ class Cell:
         return self.code.lost in document["result"]["stderr"]
 
 
-def typed_pool(daemon, type, **kw):
-    p = Pool(daemon, unique(type.lower()))
-    body = pool_body(**kw)
-    body["properties"]["containerType"] = type
-    p.arm("PUT", body).ok()
-    return p
-
-
 @pytest.fixture(scope="module")
 def pools(daemon):
-    made = {type: typed_pool(daemon, type) for type in RUNTIME}
+    made = {type: daemon.make_pool(type=type) for type in RUNTIME}
     yield made
     for p in made.values():
         p.delete()
@@ -150,7 +142,7 @@ def pools(daemon):
 
 @pytest.fixture(scope="module")
 def small_pools(daemon):
-    made = {type: typed_pool(daemon, type, maximum=5, ready=1, limits={"memory": "256Mi"}) for type in RUNTIME}
+    made = {type: daemon.make_pool(type=type, maximum=5, ready=1, limits={"memory": "256Mi"}) for type in RUNTIME}
     yield made
     for p in made.values():
         p.delete()
@@ -336,7 +328,7 @@ def test_daemon_killed_in_mid_execution():
     """The next daemon takes over what runs, what waits and what is kept, in every language."""
     daemon = Daemon()
     try:
-        pools = {type: typed_pool(daemon, type, maximum=5, ready=1) for type in RUNTIME}
+        pools = {type: daemon.make_pool(type=type, maximum=5, ready=1) for type in RUNTIME}
         sessions = {type: p.session() for type, p in pools.items()}
         cells = [Cell(sessions[type], type, language) for type, language in CELLS]
         for c in cells:

@@ -4,20 +4,10 @@
 import pytest
 from event_stream import EventStream, text_of
 
-from conftest import NEW, OLD, OLD_VERSIONS, Background, Pool, pool_body, unique, wait_for
+from conftest import NEW, OLD, OLD_VERSIONS, Background, unique, wait_for
 
 V25 = "2025-02-02-preview"
 CODE_MAX = 4 << 20
-
-
-@pytest.fixture(scope="module")
-def shell_pool(daemon):
-    p = Pool(daemon, unique("shell"))
-    body = pool_body(maximum=100)
-    body["properties"]["containerType"] = "Shell"
-    p.arm("PUT", body).ok()
-    yield p
-    p.delete()
 
 
 @pytest.fixture

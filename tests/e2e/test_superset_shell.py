@@ -5,23 +5,12 @@ import json
 
 import pytest
 
-from conftest import Pool, pool_body, unique
 from wire import AUTH, Wire, form_of
 
 V25 = "2025-02-02-preview"
 AGENT = ("User-Agent", "langchain-azure-dynamic-sessions/1.0.3 (Language=Python)")
 JSON = ("Content-Type", "application/json")
 ENTRY = {"name", "type", "contentType", "sizeInBytes", "lastModifiedAt"}
-
-
-@pytest.fixture(scope="module")
-def shell_pool(daemon):
-    p = Pool(daemon, unique("shell"))
-    body = pool_body(maximum=100)
-    body["properties"]["containerType"] = "Shell"
-    p.arm("PUT", body).ok()
-    yield p
-    p.delete()
 
 
 @pytest.fixture

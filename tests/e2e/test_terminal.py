@@ -2,6 +2,8 @@
 """Terminals of sessions over WebSockets, and `bivouac session shell`."""
 
 import base64
+import concurrent.futures
+import contextlib
 import fcntl
 import json
 import os
@@ -14,6 +16,7 @@ import ssl
 import struct
 import subprocess
 import termios
+import threading
 import time
 import urllib.parse
 
@@ -218,6 +221,52 @@ def test_who_attaches_takes_over(session):
             assert first.socket.closed == 4001
             second.type("echo x-is-$x\r")
             second.until("x-is-7")
+
+
+def race(session, id, count):
+    """What each of so many clients gets that attach at the same moment: its terminal, or who refused it."""
+    barrier = threading.Barrier(count)
+
+    def attach(_):
+        try:
+            return Terminal(session, terminal=id, connected=barrier.wait)
+        except Refused as refused:
+            return refused
+
+    with concurrent.futures.ThreadPoolExecutor(count) as threads:
+        return list(threads.map(attach, range(count)))
+
+
+def holds(terminal):
+    """Whether it is still the one that is attached, as far as the server has said."""
+    if terminal.socket.closed is None:
+        terminal.quiet(0.1)
+    if terminal.socket.closed is None:
+        return True
+    assert terminal.socket.closed == 4001 and terminal.control == [{"type": "replaced"}]
+    return False
+
+
+def test_many_attach_at_once(session):
+    """Each is attached, replaced, or told that another one was faster; one has it in the end."""
+    with shell(session) as first:
+        first.type("x=7; echo set-$((1+0))\r")
+        first.until("set-1")
+        for turn in range(10):
+            with contextlib.ExitStack() as stack:
+                outcomes = race(session, first.id, 8)
+                refusals = [o for o in outcomes if isinstance(o, Refused)]
+                attached = [stack.enter_context(o) for o in outcomes if not isinstance(o, Refused)]
+                for refused in refusals:
+                    assert (refused.status, refused.code) == (409, "Conflict"), refused
+                    assert refused.headers["x-ms-error-code"] == "Conflict"
+                    assert "attach again" in json.loads(refused.body)["error"]["message"].lower()
+                wait_for(lambda: sum(map(holds, attached)) == 1, what="all but one have heard of their end")
+                (holder,) = (t for t in attached if t.socket.closed is None)
+                holder.type(f"\x15echo turn-{turn}-is-$x\r")
+                holder.until(f"turn-{turn}-is-7")
+                assert terminals(session) == [{"id": first.id, "attached": True}]
+        assert first.wait_control("replaced")
 
 
 def test_close_ends_the_program(session):

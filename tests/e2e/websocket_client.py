@@ -29,10 +29,12 @@ class Refused(Exception):
 
 
 class WebSocket:
-    def __init__(self, address, path, token=None, protocols=(PROTOCOL,), headers=(), wrap=None):
+    def __init__(self, address, path, token=None, protocols=(PROTOCOL,), headers=(), wrap=None, connected=None):
         self.socket = socket.create_connection(address, timeout=30)
         if wrap:
             self.socket = wrap(self.socket)
+        if connected:
+            connected()
         self.received = bytearray()
         self.closed = None
         key = base64.b64encode(os.urandom(16))
@@ -123,13 +125,15 @@ class WebSocket:
 class Terminal:
     """A terminal of a session, as a program that shows it would use it."""
 
-    def __init__(self, session, token=True, address=None, wrap=None, protocols=(PROTOCOL,), **query):
+    def __init__(
+        self, session, token=True, address=None, wrap=None, protocols=(PROTOCOL,), connected=None, **query
+    ):
         pool = session.pool
         query = {"identifier": session.identifier, "api-version": "2025-10-02-preview", **query}
         path = f"{pool.path}/terminal?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
         token = pool.daemon.token if token is True else token
         address = address or pool.daemon.address
-        self.socket = WebSocket(address, path, token, protocols=protocols, wrap=wrap)
+        self.socket = WebSocket(address, path, token, protocols=protocols, wrap=wrap, connected=connected)
         self.screen = bytearray()
         self.control = []
         ready = self.wait_control("ready")

@@ -47,8 +47,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		assert(!argv == (none.code != ERR_NONE));
 		assert(!argv || argv[0][0] == '/');
 	}
-	if (plan.terminal[0])
+	if (plan.terminal[0]) {
 		check_argv(plan.terminal);
+		assert(plan.terminal[0][0] == '/');
+	}
 	assert(plan.environment_count <= LAUNCH_ENV_MAX);
 	for (size_t i = 0; i < plan.environment_count; i++) {
 		check_word(plan.environment[i]);

@@ -535,6 +535,38 @@ void fake_store_adopted(void)
 	add_box(ADOPTED_SID);
 }
 
+struct session *fake_session(const char *identifier)
+{
+	return session_find(pool_find(fake.pools, STR(KEY)), str_from(identifier));
+}
+
+struct session *fake_open_session(const struct pools_config *config)
+{
+	struct err e = ERR_INIT;
+
+	fake.network_answers = true;
+	fake_start(config, FAKE_ONE_SESSION);
+	settle();
+	struct session *s = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
+
+	if (!s)
+		fail_msg("%s", e.msg);
+	settle();
+	assert_asked("kernel, ");
+	return s;
+}
+
+struct session *fake_adopt_session(const struct pools_config *config)
+{
+	fake.network_answers = true;
+	fake_store_adopted();
+	fake_start(config, FAKE_ONE_SESSION);
+	settle();
+	assert_non_null(fake_session("ann-1"));
+	assert_asked("");
+	return fake_session("ann-1");
+}
+
 void executed(void *arg, struct execution *x, const struct err *e)
 {
 	struct outcome *o = arg;
@@ -591,10 +623,11 @@ void assert_failed(const struct outcome *o, enum err_code code)
 	assert_int_equal(o->code, code);
 }
 
-int fake_setup(void)
+int fake_setup(void **state)
 {
 	struct err e = ERR_INIT;
 
+	(void)state;
 	fake = (struct fake){ 0 };
 	log_init("test", LOG_ERROR);
 	snprintf(dir, sizeof(dir), "/tmp/bivouac-fake-XXXXXX");
@@ -623,10 +656,11 @@ static bool is_drained(void)
 	return drained_now;
 }
 
-int fake_teardown(void)
+int fake_teardown(void **state)
 {
 	OWNED_MEM char *command = str_printf("rm -rf %s", dir);
 
+	(void)state;
 	drained_now = false;
 	pools_drain(fake.pools, on_drained, NULL);
 	while (fake.memory_answered < fake.memory_count)

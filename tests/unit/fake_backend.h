@@ -88,12 +88,21 @@ extern struct backend fake_backend;
 extern const struct runtime fake_runtime;
 
 /** fake_setup, fake_teardown: of a test; the latter after fake.pools. */
-int fake_setup(void);
-int fake_teardown(void);
+int fake_setup(void **state);
+int fake_teardown(void **state);
 /** fake_config: what most tests want; start: with this document of the pool's properties. */
 struct pools_config fake_config(void);
 void fake_start(const struct pools_config *config, const char *properties);
 void fake_put_pool(const char *properties);
+/** FAKE_ONE_SESSION: properties of a pool that has room for one and makes nothing in advance. */
+#define FAKE_ONE_SESSION                                                                           \
+	"\"scaleConfiguration\":{\"maxConcurrentSessions\":1,\"readySessionInstances\":0}"
+/** fake_open_session: 'ann-1' with an idle kernel, in a pool that is started for it. */
+struct session *fake_open_session(const struct pools_config *config);
+/** fake_adopt_session: 'ann-1' of an earlier daemon; its agent has said nothing yet. */
+struct session *fake_adopt_session(const struct pools_config *config);
+/** fake_session: NULL if the pool has none of that identifier. */
+struct session *fake_session(const char *identifier);
 /** fake_store_adopted: a row of a session 'ann-1' in ADOPTED_SID, as an earlier daemon left it. */
 void fake_store_adopted(void);
 

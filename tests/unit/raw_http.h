@@ -4,10 +4,11 @@
 /**
  * raw_http: an HTTP client of one connection over a raw socket, for tests that care for bytes. It
  * lives in a forked child, while the server runs under the loop of the parent: CHECK() ends the
- * process. The includer creates `watchdog` and has child_done called for SIGCHLD. To be included
- * after cmocka.h.
+ * process. The includer calls clients_init() before it makes its server, and clients_done() at the
+ * end. To be included after cmocka.h.
  */
 
+#include "http/http.h"
 #include "loop/loop.h"
 
 #include <arpa/inet.h>
@@ -314,6 +315,35 @@ static void too_slow(void *arg)
 	}
 	client_status = -1;
 	loop_stop();
+}
+
+static int clients_init(struct err *e)
+{
+	if (loop_init(e) < 0 || loop_signal(SIGCHLD, child_done, e) < 0)
+		return -1;
+	watchdog = loop_timer_new(too_slow, NULL);
+	return 0;
+}
+
+/* A server of these routes; NULL: it did not start. */
+static inline struct http_server *clients_serve(const struct http_config *config,
+						const struct http_route *routes, size_t count,
+						uint16_t *ret_port, struct err *e)
+{
+	struct http_server *server = http_server_new(config, ret_port, e);
+
+	if (!server || http_server_routes(server, routes, count, NULL, e) < 0)
+		fprintf(stderr, "%s\n", e->msg);
+	else
+		return server;
+	http_server_free(server);
+	return NULL;
+}
+
+static void clients_done(void)
+{
+	loop_timer_free(watchdog);
+	loop_done();
 }
 
 static void run_client(void **state)

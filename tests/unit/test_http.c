@@ -905,9 +905,8 @@ static int setup(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	if (loop_init(&e) < 0 || loop_signal(SIGCHLD, child_done, &e) < 0)
+	if (clients_init(&e) < 0)
 		return -1;
-	watchdog = loop_timer_new(too_slow, NULL);
 	server = serve(&config, &port, &e);
 	config.idle_timeout_s = 300;
 	patient = server ? serve(&config, &patient_port, &e) : NULL;
@@ -927,8 +926,7 @@ static void test_server_free(void **state)
 	http_server_free(patient);
 	assert_int_equal(live, 0);
 	assert_true(finished_count >= started);
-	loop_timer_free(watchdog);
-	loop_done();
+	clients_done();
 #ifdef RAW_HTTP_TLS
 	http_tls_free(tls);
 	tls_files_done();

@@ -335,20 +335,17 @@ static int setup(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	if (loop_init(&e) < 0 || loop_signal(SIGCHLD, child_done, &e) < 0 ||
-	    http_bind("127.0.0.1", 0, &config.socket_fd, &e) < 0)
+	if (clients_init(&e) < 0 || http_bind("127.0.0.1", 0, &config.socket_fd, &e) < 0)
 		return -1;
-	watchdog = loop_timer_new(too_slow, NULL);
-	server = http_server_new(&config, &port, &e);
-	return server ? http_server_routes(server, routes, ARRAY_LEN(routes), NULL, &e) : -1;
+	server = clients_serve(&config, routes, ARRAY_LEN(routes), &port, &e);
+	return server ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
 	(void)state;
 	http_server_free(server);
-	loop_timer_free(watchdog);
-	loop_done();
+	clients_done();
 	return 0;
 }
 

@@ -272,9 +272,8 @@ static int setup(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	if (loop_init(&e) < 0 || loop_signal(SIGCHLD, child_done, &e) < 0)
+	if (clients_init(&e) < 0)
 		return -1;
-	watchdog = loop_timer_new(too_slow, NULL);
 	uv_check_init(loop_uv(), &turn_counter);
 	uv_check_start(&turn_counter, count_turn);
 	tls = tls_files_make();
@@ -294,8 +293,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	http_server_free(server);
-	loop_timer_free(watchdog);
-	loop_done();
+	clients_done();
 	http_tls_free(tls);
 	tls_files_done();
 	return 0;

@@ -88,7 +88,12 @@ static void test_bad_recipes(void **state)
 		{ "kernel = terminal /a", "'terminal' cannot be a language" },
 		{ "kernel = a/b /a", "'a/b' cannot be a language" },
 		{ "kernel = abcdefghijklmnop /a", "cannot be a language" },
+		{ "kernel = a /a\nkernel = b /b\nkernel = a /c",
+		  "recipe:3: kernel: language 'a' comes twice" },
 		{ "kernel = a /a\nterminal = bash", "'bash' is not an absolute path" },
+		{ "kernel = a /a\nterminal = @zygote", "'@zygote' is not an absolute path" },
+		{ "# x\n\nkernel = a /a\nterminal = /b\r\nterminal = /b\n",
+		  "recipe:5: terminal comes twice" },
 		{ "kernel = a /a\nenvironment = A", "NAME=value" },
 		{ "kernel = a /a\nenvironment = =1", "NAME=value" },
 		{ "kernel = a /a\nenvironment = 1A=1", "NAME=value" },
@@ -114,7 +119,7 @@ static void test_bounds(void **state)
 	} rows[] = {
 		{ "kernel = x", " /a", LAUNCH_WORDS_MAX, "words" },
 		{ "kernel = x /a\nterminal =", " /a", LAUNCH_WORDS_MAX, "words" },
-		{ "", "kernel = x /a\n", LAUNCH_LANGUAGES_MAX, "kernels" },
+		{ "", "kernel = %c /a\n", LAUNCH_LANGUAGES_MAX, "kernels" },
 		{ "kernel = x /a\n", "environment = A=1\n", LAUNCH_ENV_MAX, "environment" },
 	};
 	struct err e = ERR_INIT;
@@ -127,7 +132,7 @@ static void test_bounds(void **state)
 			buf_init(&b, RECIPE_MAX);
 			buf_add_str(&b, str_from(rows[i].head));
 			for (int n = 0; n < rows[i].max + extra; n++)
-				buf_add_str(&b, str_from(rows[i].part));
+				buf_addf(&b, rows[i].part, 'a' + n);
 			assert_int_equal(parse(b.ptr, &e), -extra);
 			if (extra)
 				assert_non_null(strstr(e.msg, rows[i].want));

@@ -9,48 +9,18 @@
 
 static struct session *session;
 
-static void start(const struct pools_config *config)
-{
-	fake_start(config, "\"scaleConfiguration\":{\"maxConcurrentSessions\":1,"
-			   "\"readySessionInstances\":0}");
-	settle();
-}
-
 static void open_session(void)
 {
 	struct pools_config config = fake_config();
-	struct err e = ERR_INIT;
 
-	start(&config);
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	if (!session)
-		fail_msg("%s", e.msg);
-	settle();
-	assert_asked("kernel, ");
+	session = fake_open_session(&config);
 }
 
 static void adopt_session(void)
 {
 	struct pools_config config = fake_config();
 
-	fake_store_adopted();
-	start(&config);
-	session = session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1"));
-	assert_non_null(session);
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	fake_setup();
-	fake.network_answers = true;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return fake_teardown();
+	session = fake_adopt_session(&config);
 }
 
 static void run_in(struct outcome *o, const char *context, const char *language, unsigned mib)
@@ -480,6 +450,7 @@ static void test_alone_that_leaves(void **state)
 static void test_delete(void **state)
 {
 	static struct outcome runs, waits, waits_too;
+	struct context_info i;
 	struct err e = ERR_INIT;
 
 	(void)state;
@@ -488,6 +459,9 @@ static void test_delete(void **state)
 	run_in(&waits, "work", "", 0);
 	run_in(&waits_too, "work", "", 0);
 	assert_started(1);
+	assert_int_equal(context_get(session, STR("work"), &i, &e), 0);
+	assert_string_equal(i.state, "busy");
+	assert_int_equal(i.queue_len, 2);
 	assert_int_equal(context_delete(session, STR("work"), &e), 0);
 	assert_int_equal(waits.calls, 0); /* never from inside */
 	settle();
@@ -496,6 +470,9 @@ static void test_delete(void **state)
 	assert_int_equal(runs.calls, 0);
 	assert_int_equal(heard_last(AGENT_KERNEL_END)->first, 1);
 	assert_int_equal(context_delete(session, STR("work"), &e), -1);
+	assert_int_equal(e.code, ERR_NO_CONTEXT);
+	e = (struct err)ERR_INIT;
+	assert_int_equal(context_get(session, STR("work"), &i, &e), -1);
 	assert_int_equal(e.code, ERR_NO_CONTEXT);
 	/* However the agent puts it. */
 	say_done(op_of(0), AGENT_RESULT_KERNEL_DIED, AGENT_KERNEL_NONE, "");
@@ -553,9 +530,7 @@ static void test_all_numbers_taken(void **state)
 
 	(void)state;
 	config.contexts_max = AGENT_KERNELS_MAX;
-	start(&config);
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	settle();
+	session = fake_open_session(&config);
 	for (uint32_t i = 1; i < AGENT_KERNELS_MAX; i++) {
 		snprintf(name, sizeof(name), "c%u", i);
 		info(name);
@@ -974,7 +949,7 @@ static void test_second_status(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, fake_setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_kernels_have_labels),
 		TEST(test_names_and_languages),

@@ -49,52 +49,26 @@ static void run(struct outcome *o, unsigned memory_mib)
 
 /* --- the pool --- */
 
-static void start(void)
+static void open_session(void)
 {
 	struct pools_config config = fake_config();
 
 	config.names_wait_ms = names_wait_ms;
-	fake_start(&config, "\"scaleConfiguration\":{\"maxConcurrentSessions\":1,"
-			    "\"readySessionInstances\":0}");
-	settle();
+	session = fake_open_session(&config);
 }
 
-/* A session with an idle kernel. */
-static void open_session(void)
-{
-	struct err e = ERR_INIT;
-
-	start();
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	if (!session)
-		fail_msg("%s", e.msg);
-	settle();
-	assert_asked("kernel, ");
-}
-
-/* A session that an earlier daemon left; its agent has said nothing yet. */
 static void adopt_session(void)
 {
-	fake_store_adopted();
-	start();
-	session = session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1"));
-	assert_non_null(session);
-	assert_asked("");
+	struct pools_config config = fake_config();
+
+	config.names_wait_ms = names_wait_ms;
+	session = fake_adopt_session(&config);
 }
 
 static int setup(void **state)
 {
-	(void)state;
 	names_wait_ms = 3600 * 1000;
-	fake_setup();
-	fake.network_answers = true;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return fake_teardown();
+	return fake_setup(state);
 }
 
 /* --- names of refused calls --- */
@@ -527,7 +501,7 @@ static void test_adopted_with_an_execution(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_names_are_added),
 		TEST(test_who_is_asked_about),

@@ -84,23 +84,11 @@ static struct session *open_session(const char *identifier)
 	return s;
 }
 
-static bool has_session(const char *identifier)
-{
-	return session_find(pool_find(fake.pools, STR(KEY)), str_from(identifier)) != NULL;
-}
-
 static int setup(void **state)
 {
-	(void)state;
 	line_count = 0;
 	lines[0] = '\0';
-	return fake_setup();
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return fake_teardown();
+	return fake_setup(state);
 }
 
 /* --- tests --- */
@@ -143,12 +131,12 @@ static void test_unconnected_is_not_given_out(void **state)
 	open_session("ann-1");
 	for (size_t i = 0; i < 5; i++) {
 		run_until_calls(i + 1);
-		assert_true(has_session("ann-1"));
+		assert_non_null(fake_session("ann-1"));
 		answer_network(i, ERR_SYSTEM);
 		assert_true(box_of(fake.network[i].sid)->destroyed);
 	}
 	/* Who waits hears of it, like of any sandbox that does not come up. */
-	assert_false(has_session("ann-1"));
+	assert_null(fake_session("ann-1"));
 }
 
 static void test_switch_of_a_live_session(void **state)
@@ -233,7 +221,7 @@ static void test_failed_connect_is_tried_again(void **state)
 	answer_network(2, ERR_NONE);
 	settle();
 	assert_int_equal(fake.network_count, 3);
-	assert_true(has_session("ann-1"));
+	assert_non_null(fake_session("ann-1"));
 }
 
 static void test_uncuttable_session_ends(void **state)
@@ -249,10 +237,10 @@ static void test_uncuttable_session_ends(void **state)
 	for (size_t i = 1; i <= 5; i++) {
 		run_until_calls(i + 1);
 		assert_false(fake.network[i].on);
-		assert_true(has_session("ann-1"));
+		assert_non_null(fake_session("ann-1"));
 		answer_network(i, ERR_SYSTEM);
 	}
-	assert_false(has_session("ann-1"));
+	assert_null(fake_session("ann-1"));
 	assert_true(box_of(fake.network[0].sid)->destroyed);
 }
 
@@ -273,10 +261,10 @@ static void test_uncuttable_after_failed_connects(void **state)
 	for (size_t i = 2; i < 7; i++) {
 		run_until_calls(i + 1);
 		assert_false(fake.network[i].on);
-		assert_true(has_session("ann-1"));
+		assert_non_null(fake_session("ann-1"));
 		answer_network(i, ERR_SYSTEM);
 	}
-	assert_false(has_session("ann-1"));
+	assert_null(fake_session("ann-1"));
 }
 
 static bool session_is_asked_again(void)
@@ -305,7 +293,7 @@ static void test_asked_again_after_a_restart(void **state)
 	assert_true(fake.network[2].on);
 	answer_network(2, ERR_SYSTEM);
 	run_until(session_is_asked_again);
-	assert_true(has_session("ann-1"));
+	assert_non_null(fake_session("ann-1"));
 	assert_true(box_of(fake.network[1].sid)->destroyed);
 }
 
@@ -319,7 +307,7 @@ static void adopt(bool egress)
 	answer_network(0, ERR_NONE);
 	settle();
 	assert_int_equal(fake.network_count, 1);
-	assert_true(has_session("ann-1"));
+	assert_non_null(fake_session("ann-1"));
 }
 
 static void test_adopted_is_connected(void **state)
@@ -521,7 +509,7 @@ static void test_records_of_all_are_shared(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_disabled_makes_no_call),
 		TEST(test_connected_before_ready),

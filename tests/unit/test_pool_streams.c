@@ -10,21 +10,13 @@ static struct session *session;
 static void open_session(void)
 {
 	struct pools_config config = fake_config();
-	struct err e = ERR_INIT;
 
-	fake_start(&config, "\"scaleConfiguration\":{\"maxConcurrentSessions\":1,"
-			    "\"readySessionInstances\":0}");
-	settle();
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	if (!session)
-		fail_msg("%s", e.msg);
-	settle();
-	assert_asked("kernel, ");
+	session = fake_open_session(&config);
 }
 
 static bool session_lives(void)
 {
-	return session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1")) != NULL;
+	return fake_session("ann-1");
 }
 
 /* --- a watcher that notes what it is told --- */
@@ -149,17 +141,10 @@ static uint32_t credit_sent(const struct fake_heard *h)
 
 static int setup(void **state)
 {
-	(void)state;
 	told[0] = '\0';
 	told_bytes = 0;
 	delete_when_started = detach_when_started = false;
-	return fake_setup();
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return fake_teardown();
+	return fake_setup(state);
 }
 
 /* --- watching --- */
@@ -684,7 +669,7 @@ static void test_cancel_then_delete(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_watched),
 		TEST(test_started_comes_first),

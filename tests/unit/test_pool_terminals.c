@@ -16,45 +16,22 @@ static bool delete_when_replaced;
 
 static int setup(void **state)
 {
-	(void)state;
 	told[0] = last_id[0] = '\0';
 	told_bytes = 0;
 	delete_when_replaced = false;
-	fake_setup();
-	fake.network_answers = true;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	return fake_teardown();
-}
-
-static void start(void)
-{
-	struct pools_config config = fake_config();
-
-	fake_start(&config, "\"scaleConfiguration\":{\"maxConcurrentSessions\":1,"
-			    "\"readySessionInstances\":0}");
-	settle();
+	return fake_setup(state);
 }
 
 static void open_session(void)
 {
-	struct err e = ERR_INIT;
+	struct pools_config config = fake_config();
 
-	start();
-	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
-	if (!session)
-		fail_msg("%s", e.msg);
-	settle();
-	assert_asked("kernel, ");
+	session = fake_open_session(&config);
 }
 
 static bool session_lives(void)
 {
-	return session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1")) != NULL;
+	return fake_session("ann-1");
 }
 
 /* --- somebody at a terminal --- */
@@ -351,10 +328,12 @@ static void test_no_launcher(void **state)
 static void test_before_the_sandbox(void **state)
 {
 	struct user ann = { "ann", NULL }, ben = { "ben", NULL }, kim = { "kim", NULL };
+	struct pools_config config = fake_config();
 	struct err e = ERR_INIT;
 
 	(void)state;
-	start();
+	fake_start(&config, FAKE_ONE_SESSION);
+	settle();
 	fake.hold_creates = true;
 	session = session_open(pool_find(fake.pools, STR(KEY)), STR("ann-1"), &e);
 	assert_non_null(session);
@@ -740,10 +719,9 @@ static void say_status(const struct str *labels, size_t count)
 
 static void adopt_session(void)
 {
-	fake_store_adopted();
-	start();
-	session = session_find(pool_find(fake.pools, STR(KEY)), STR("ann-1"));
-	assert_non_null(session);
+	struct pools_config config = fake_config();
+
+	session = fake_adopt_session(&config);
 }
 
 static void test_adopted(void **state)
@@ -840,7 +818,7 @@ static void test_too_large_a_chunk(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_open),
 		TEST(test_bad_parameters),

@@ -616,9 +616,8 @@ static int setup(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	if (loop_init(&e) < 0 || loop_signal(SIGCHLD, child_done, &e) < 0)
+	if (clients_init(&e) < 0)
 		return -1;
-	watchdog = loop_timer_new(too_slow, NULL);
 #ifdef RAW_HTTP_TLS
 	tls = tls_files_make();
 	raw_ca_file = tls_ca_file;
@@ -644,8 +643,7 @@ static void test_server_free(void **state)
 	http_server_free(server);
 	assert_int_equal(talks, 0);
 	assert_int_equal(closed, before + 1);
-	loop_timer_free(watchdog);
-	loop_done();
+	clients_done();
 #ifdef RAW_HTTP_TLS
 	http_tls_free(tls);
 	tls_files_done();
