@@ -6,8 +6,11 @@
  */
 #include "fake_backend.h"
 
+#include "base/clock.h"
+
 static struct session *session;
 static int names_wait_ms;
+static int answer_wait_ms;
 
 static void say_status(enum agent_kernel_state state, uint64_t running)
 {
@@ -54,6 +57,7 @@ static void start(void)
 	struct pools_config config = fake_config();
 
 	config.names_wait_ms = names_wait_ms;
+	config.answer_wait_ms = answer_wait_ms;
 	fake_start(&config, "\"scaleConfiguration\":{\"maxConcurrentSessions\":1,"
 			    "\"readySessionInstances\":0}");
 	settle();
@@ -72,6 +76,13 @@ static void open_session(void)
 	assert_asked("kernel, ");
 }
 
+static struct outcome waited;
+
+static bool has_outcome(void)
+{
+	return waited.calls > 0;
+}
+
 /* A session that an earlier daemon left; its agent has said nothing yet. */
 static void adopt_session(void)
 {
@@ -85,7 +96,7 @@ static void adopt_session(void)
 static int setup(void **state)
 {
 	(void)state;
-	names_wait_ms = 3600 * 1000;
+	names_wait_ms = answer_wait_ms = 3600 * 1000;
 	fake_setup();
 	fake.network_answers = true;
 	return 0;
@@ -95,6 +106,58 @@ static int teardown(void **state)
 {
 	(void)state;
 	return fake_teardown();
+}
+
+/* --- timeouts --- */
+
+static void run_for_a_millisecond(void)
+{
+	struct execution_params p = fake_execution();
+
+	p.timeout_ms = 1;
+	run_params(session, &waited, &p);
+	assert_started(1);
+}
+
+static bool is_late(void)
+{
+	return clock_mono_ns() - waited.x->started_ns > 20 * 1000000;
+}
+
+/* Only the agent has what the code wrote. */
+static void test_late_answer_is_awaited(void **state)
+{
+	(void)state;
+	open_session();
+	run_for_a_millisecond();
+	run_until(is_late);
+	assert_int_equal(waited.calls, 0);
+	say_done(exec_op(), AGENT_RESULT_TIMEOUT, AGENT_KERNEL_IDLE, "written so far");
+	settle();
+	assert_outcome(&waited, AGENT_RESULT_TIMEOUT, "written so far");
+	assert_int_equal(heard_count(AGENT_EXEC_ACK), 1);
+}
+
+static void test_silent_agent_is_not(void **state)
+{
+	static struct outcome next;
+
+	(void)state;
+	answer_wait_ms = 1;
+	open_session();
+	run_for_a_millisecond();
+	run_until(has_outcome);
+	assert_outcome(&waited, AGENT_RESULT_TIMEOUT, "timed out");
+	/* What it says at last is nobody's; then its kernel has time for the next. */
+	run(&next, 0);
+	settle();
+	assert_int_equal(heard_count(AGENT_EXEC), 1);
+	say_done(exec_op(), AGENT_RESULT_TIMEOUT, AGENT_KERNEL_IDLE, "written so far");
+	assert_started(2);
+	say_done(exec_op(), AGENT_RESULT_OK, AGENT_KERNEL_IDLE, "");
+	settle();
+	assert_outcome(&next, AGENT_RESULT_OK, "");
+	assert_int_equal(heard_count(AGENT_EXEC_ACK), 2);
 }
 
 /* --- names of refused calls --- */
@@ -208,13 +271,6 @@ static void test_not_run_runs_again(void **state)
 	settle();
 	answer_refused(NULL);
 	assert_outcome(&o, AGENT_RESULT_ERROR, "bang");
-}
-
-static struct outcome waited;
-
-static bool has_outcome(void)
-{
-	return waited.calls > 0;
 }
 
 static void test_silent_jailer(void **state)
@@ -529,6 +585,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
+		TEST(test_late_answer_is_awaited),
+		TEST(test_silent_agent_is_not),
 		TEST(test_names_are_added),
 		TEST(test_who_is_asked_about),
 		TEST(test_result_twice_while_asking),
