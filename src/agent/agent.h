@@ -27,8 +27,14 @@
 #define AGENT_LISTEN_FD 3
 #define AGENT_OOM_FD    4
 /** Between the interrupt of an overdue cell and the kill of its kernel; goal: a timeout holds to ±
- * 50 ms. */
+ * 50 ms. As long as its threads that want a processor have not had AGENT_TIMEOUT_CPU_MS of one each
+ * on average, the one that heeds the interrupt may not have had its turn: it gets the same time
+ * again, until AGENT_TIMEOUT_LAST_MS are over. More than AGENT_TIMEOUT_THREADS do not count: they
+ * are not what an interrupt needs. */
 #define AGENT_TIMEOUT_GRACE_MS 30
+#define AGENT_TIMEOUT_CPU_MS   25
+#define AGENT_TIMEOUT_THREADS  4
+#define AGENT_TIMEOUT_LAST_MS  1000
 #define AGENT_CANCEL_GRACE_MS  500
 #define AGENT_KERNEL_START_MS  20000
 /** Between a terminal's hang-up and the kill of what is left of it. */
@@ -84,6 +90,8 @@ struct agent_exec {
 	uint32_t result_max;
 	uint32_t credit;
 	enum agent_exec_status ending; /* OK, or why it is being interrupted */
+	int64_t interrupted_ns;        /* TIMEOUT: when, */
+	int64_t interrupted_cpu_ns;    /* and what its session had worked by then */
 	struct buf displays;           /* u8 kind, blob, … as in EXEC_DONE */
 	uint32_t display_count;
 };
@@ -280,11 +288,18 @@ struct agent_process {
 	pid_t parent;
 	pid_t session;
 	int64_t age_ms;
+	bool runnable; /* has a processor or waits for one */
+};
+/** What the processes of a session have worked, those that have ended left out. */
+struct agent_work {
+	int64_t cpu_ns;
+	unsigned runnable; /* threads */
 };
 /** processes_parse: one line of /proc/PID/stat; false: no process that could be signalled. */
 bool processes_parse(const char *stat, struct agent_process *ret);
 /** processes_read: those that can be seen, at most max, by ascending number. */
 size_t processes_read(struct agent_process *ret, size_t max);
+struct agent_work processes_work(pid_t session);
 
 /* reap.c */
 /** reap_children: takes those that have ended, not without end in one turn. */

@@ -445,6 +445,34 @@ void kernel_died(struct agent *a, struct agent_kernel *k, int status)
 	kernel_advance(a, k);
 }
 
+static void interrupt_overdue(struct agent *a, struct agent_kernel *k)
+{
+	struct agent_exec *x = &k->exec;
+
+	x->ending = AGENT_RESULT_TIMEOUT;
+	kernel_signal(k, SIGINT);
+	kernel_arm(a, k, DEADLINE_KILL, AGENT_TIMEOUT_GRACE_MS);
+	x->interrupted_ns = clock_mono_ns();
+	x->interrupted_cpu_ns = processes_work(k->pid).cpu_ns;
+	output_resume(a, k);
+}
+
+/* Whether the machine, not the code, kept the interrupt from being heeded so far. */
+static bool starved(const struct agent_kernel *k)
+{
+	const struct agent_exec *x = &k->exec;
+
+	/* SECURITY: what it looks like is up to the code; so is no more than this. */
+	if (x->ending != AGENT_RESULT_TIMEOUT ||
+	    clock_mono_ns() - x->interrupted_ns > (int64_t)AGENT_TIMEOUT_LAST_MS * 1000000)
+		return false;
+	struct agent_work work = processes_work(k->pid);
+	int64_t threads = work.runnable < AGENT_TIMEOUT_THREADS ? work.runnable
+								: AGENT_TIMEOUT_THREADS;
+
+	return work.cpu_ns - x->interrupted_cpu_ns < threads * AGENT_TIMEOUT_CPU_MS * 1000000;
+}
+
 void kernel_deadline(struct agent *a, struct agent_kernel *k)
 {
 	struct agent_exec *x = &k->exec;
@@ -454,10 +482,9 @@ void kernel_deadline(struct agent *a, struct agent_kernel *k)
 	if (what == DEADLINE_START) {
 		kernel_kill(a, k);
 	} else if (what == DEADLINE_RUN && x->running) {
-		x->ending = AGENT_RESULT_TIMEOUT;
-		kernel_signal(k, SIGINT);
+		interrupt_overdue(a, k);
+	} else if (what == DEADLINE_KILL && x->running && starved(k)) {
 		kernel_arm(a, k, DEADLINE_KILL, AGENT_TIMEOUT_GRACE_MS);
-		output_resume(a, k);
 	} else if (what == DEADLINE_KILL && x->running) {
 		kill_run(a, k, x->ending);
 	}

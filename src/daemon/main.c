@@ -584,6 +584,7 @@ static int start_services(int jailer_fd, struct err *e)
 		.terminals_max = (int)o->terminals_max,
 		.queued_code_max = (uint64_t)o->queued_code_max,
 		.results_kept_max = (uint64_t)o->results_kept_max,
+		.answer_wait_ms = 2000,
 		.names_wait_ms = 200,
 		.egress = !d.egress_off,
 		.flow_line = o->egress_log_max ? egress_log_write : NULL,

@@ -326,6 +326,8 @@ enum MHD_Result intake_complete(struct http_request *rq)
 	if (rq->killed)
 		return MHD_NO;
 	rq->body_done = true;
+	if (!rq->parked && rq->peer)
+		peer_awaits_head(rq->peer);
 	if (rq->early) {
 		/* All dropped; the connection ends when the answer has left. */
 		if (rq->early->done)

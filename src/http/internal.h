@@ -108,9 +108,9 @@ struct peer {
 	struct loop_watch *hello;    /* the client's part of the handshake is waited for */
 	bool waits;                  /* for that, suspended */
 	bool shook_hands;
-	uint64_t handshake_bytes; /* that it took from the client */
-	int64_t since_ms;         /* it waits for a request */
-	int64_t head_ms;          /* a request's head is coming in; 0: not */
+	uint64_t taken_bytes; /* of the client's stream, before the head that is awaited */
+	int64_t since_ms;     /* it waits for a request */
+	int64_t head_ms;      /* a request's head is coming in; 0: not */
 	/* The stretch over which the body's rate is looked at. */
 	int64_t window_ms;
 	uint64_t window_received;
@@ -292,6 +292,8 @@ void peers_watch(struct http_server *s);
 void peer_begins(struct http_request *rq);
 /** peer_head_done: authorized: its place is safe until the request is over. */
 void peer_head_done(struct http_request *rq, bool authorized);
+/** peer_awaits_head: all that has been read so far was before the next head. */
+void peer_awaits_head(struct peer *p);
 /** peer_body_window: the body's rate counts from here on. */
 void peer_body_window(struct http_request *rq);
 void peer_ends(struct http_request *rq);

@@ -101,9 +101,8 @@ static void check_leaving(const struct peer *p)
 
 /* ---- peers that take too long ---- */
 
-/* MHD does not say when a head begins, only when its first line is in; TCP knows when bytes came.
- */
-static bool head_has_begun(const struct peer *p, int64_t now)
+/* MHD does not say when a head begins, only when its first line is in; TCP counts its bytes. */
+static bool bytes_received(const struct peer *p, uint64_t *ret)
 {
 	struct tcp_info info;
 	socklen_t len = sizeof(info);
@@ -111,10 +110,25 @@ static bool head_has_begun(const struct peer *p, int64_t now)
 	if (getsockopt(p->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
 	    len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
 		return false;
-	if (!p->requests)
-		return info.tcpi_bytes_received > p->handshake_bytes;
-	/* Since the request before; both clocks are coarse. */
-	return info.tcpi_last_data_recv + 100 < now - p->since_ms;
+	*ret = info.tcpi_bytes_received;
+	return true;
+}
+
+static bool head_has_begun(const struct peer *p)
+{
+	uint64_t bytes;
+
+	return bytes_received(p, &bytes) && bytes > p->taken_bytes;
+}
+
+/* In this order: what comes between the two looks like the next head's, which it is. */
+void peer_awaits_head(struct peer *p)
+{
+	uint64_t bytes;
+	int unread = 0;
+
+	if (bytes_received(p, &bytes) && ioctl(p->fd, FIONREAD, &unread) == 0)
+		p->taken_bytes = bytes - (uint64_t)unread;
 }
 
 /* Nothing of an answer has been sent yet, so it can be written past MHD. */
@@ -145,7 +159,7 @@ static void refuse_head(struct http_server *s, struct peer *p)
 
 static void check_head(struct http_server *s, struct peer *p, int64_t now)
 {
-	if (!p->head_ms && !p->rq && now - p->since_ms >= PEER_CHECK_MS && head_has_begun(p, now))
+	if (!p->head_ms && !p->rq && now - p->since_ms >= PEER_CHECK_MS && head_has_begun(p))
 		p->head_ms = now - PEER_CHECK_MS;
 	if (p->head_ms && now - p->head_ms > (int64_t)s->config.head_timeout_s * 1000)
 		refuse_head(s, p);

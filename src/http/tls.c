@@ -147,24 +147,6 @@ void http_tls_free(struct http_tls *t)
 
 /* ---- connections ---- */
 
-/*
- * What of the stream was the handshake's: all that has come, but for what still is to be read. In
- * this order: what comes between the two looks like the first head's, which it is.
- */
-static uint64_t bytes_taken(int fd)
-{
-	struct tcp_info info;
-	socklen_t len = sizeof(info);
-	int unread = 0;
-
-	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
-	    len < offsetof(struct tcp_info, tcpi_bytes_received) +
-			    sizeof(info.tcpi_bytes_received) ||
-	    ioctl(fd, FIONREAD, &unread) < 0)
-		return 0;
-	return info.tcpi_bytes_received - (uint64_t)unread;
-}
-
 /* GnuTLS: the client's last word of the handshake has come. */
 static int on_finished(gnutls_session_t session, unsigned type, unsigned when, unsigned incoming,
 		       const gnutls_datum_t *msg)
@@ -179,7 +161,7 @@ static int on_finished(gnutls_session_t session, unsigned type, unsigned when, u
 	if (incoming && p) {
 		p->shook_hands = true;
 		p->since_ms = clock_mono_ms();
-		p->handshake_bytes = bytes_taken(p->fd);
+		peer_awaits_head(p);
 	}
 	return 0;
 }

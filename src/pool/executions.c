@@ -11,9 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The agent answers a timeout within AGENT_TIMEOUT_GRACE_MS; if it does not, we do, to hold the
- * promise. */
-#define OVERDUE_MS 42
 /* An agent that is still silent after this has lost its session. */
 #define SILENT_MS      10000
 #define SLOW_READER_MS 1000
@@ -222,7 +219,8 @@ void execution_start(struct execution *x)
 	/* A link that breaks here ends the session from the loop, which fails this execution. */
 	agent_link_exec(s->sandbox->link, x->op, &p);
 	if (x->timeout_ms)
-		loop_timer_start(c->overdue, (int64_t)x->timeout_ms + OVERDUE_MS);
+		loop_timer_start(c->overdue,
+				 (int64_t)x->timeout_ms + s->pool->pools->config.answer_wait_ms);
 }
 
 static uint64_t result_bytes(const struct execution_result *r)

@@ -41,7 +41,10 @@ struct pools_config {
 	uint32_t output_limit; /* most that outputStreamsMaxLength may ask for */
 	uint32_t result_max;   /* bytes of one result with its displays */
 	int executions_kept;   /* finished executions remembered per session */
-	int names_wait_ms;     /* most that a result waits for the names of refused calls */
+	/* After the deadline of an execution: how long its agent, which alone has the output, is
+	 * awaited. Healthy ones need AGENT_TIMEOUT_GRACE_MS, more on a machine that has no time. */
+	int answer_wait_ms;
+	int names_wait_ms; /* most that a result waits for the names of refused calls */
 	uint64_t
 		queued_code_max; /* bytes of source text of the executions that wait in a session */
 	uint64_t results_kept_max; /* bytes of their results; the last one is kept in any case */

@@ -174,5 +174,14 @@ class EventStream:
         return seen
 
 
+def names_of(events):
+    """What happened, in order. In how many events a text comes is open: `print` writes its end by itself."""
+    names = []
+    for event in events:
+        if not (names and names[-1] == event.name and event.name in ("stdout", "stderr")):
+            names.append(event.name)
+    return names
+
+
 def text_of(events, stream):
     return "".join(event.data["text"] for event in events if event.name == stream)

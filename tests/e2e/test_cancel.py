@@ -8,7 +8,7 @@ from conftest import Background, unique, wait_for
 BEGUN = "open('/mnt/data/begun', 'w').close()\n"
 FOREVER = f"x = 41\nimport time\n{BEGUN}while True: time.sleep(0.01)"
 STUBBORN = (
-    f"import time\n{BEGUN}while True:\n    try:\n        while True: time.sleep(0.01)\n"
+    f"import time\nwhile True:\n    try:\n        {BEGUN}        while True: time.sleep(0.01)\n"
     "    except BaseException: pass"
 )
 

@@ -189,30 +189,27 @@ def test_syntax_error(cell):
     assert cell.succeeds(cell.code.kept)["stdout"] == "41\n"
 
 
-def timed_out(cell, code, stdout, restarted):
-    """Runs what ends by its timeout, till it did so in this way: a busy machine may take the
-    milliseconds between the interrupt and the end of the kernel, or of waiting for the agent."""
-    for _ in range(5):
-        cell.succeeds(cell.code.keep.replace("const ", "var "))
-        document = cell.fails(code, status="124", timeoutInSeconds=1)
-        assert document["error"]["code"] == TIMED_OUT, document
-        assert TIMEOUT_TEXT in document["result"]["stderr"]
-        found = document["result"]["stdout"], "restarted" in document["result"]["stderr"]
-        assert found[0] in ("", stdout), document
-        assert not restarted or cell.has_lost()
-        if found == (stdout, restarted):
-            return
-    raise AssertionError(document)
+def timed_out(cell, code):
+    """Whether its kernel was restarted for it. Whatever else happens, the output so far is there."""
+    cell.succeeds(cell.code.keep.replace("const ", "var "))
+    document = cell.fails(code, status="124", timeoutInSeconds=2)
+    assert document["error"]["code"] == TIMED_OUT, document
+    assert TIMEOUT_TEXT in document["result"]["stderr"]
+    assert document["result"]["stdout"] == "begun\n", document
+    restarted = "restarted" in document["result"]["stderr"]
+    assert cell.has_lost() == restarted, document
+    return restarted
 
 
 def test_timeout_interrupts(cell):
-    timed_out(cell, cell.code.loop, "begun\n", restarted=False)
+    # On a machine that is busy enough an interrupt is not heeded in time, and that is said.
+    assert any(not timed_out(cell, cell.code.loop) for _ in range(3))
     assert cell.succeeds(cell.code.kept)["stdout"] == "41\n"
 
 
 def test_timeout_of_what_ignores_the_interrupt(cell):
     cell.session.upload(("in", b"there")).ok()
-    timed_out(cell, cell.code.deaf, "begun\n", restarted=True)
+    assert timed_out(cell, cell.code.deaf)
     cell.succeeds(cell.code.copy)
     assert cell.session.download("out").ok().body == b"THERE"
 

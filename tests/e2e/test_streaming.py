@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from event_stream import Broken, EventStream, text_of
+from event_stream import Broken, EventStream, names_of, text_of
 
 from conftest import Background, Daemon, descendants, png_size, unique, wait_for
 
@@ -294,7 +294,8 @@ def test_who_waits_in_the_queue_sees_that_somebody_is_there(session):
         assert state(session, stream.headers["operation-id"]) == "NotStarted"
         go(session)
         events = list(stream)
-    assert [e.name for e in events] == ["started", "stdout", "result"]
+    assert names_of(events) == ["started", "stdout", "result"]
+    assert text_of(events, "stdout") == "mine\n"
     assert job.result().ok().json["status"] == "Succeeded"
 
 

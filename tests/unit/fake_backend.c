@@ -481,6 +481,7 @@ struct pools_config fake_config(void)
 		.results_kept_max = 1 << 20,
 		.contexts_max = 4,
 		.terminals_max = 2,
+		.answer_wait_ms = 1,
 		.names_wait_ms = 3600 * 1000,
 	};
 }

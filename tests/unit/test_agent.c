@@ -16,6 +16,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const char *agent_binary;
 static struct agent_sandbox sandbox;
@@ -393,6 +396,10 @@ static void test_line_of_a_process(void **state)
 	assert_int_equal(p.parent, 7);
 	assert_int_equal(p.session, 41);
 	assert_true(p.age_ms > 0);
+	assert_false(p.runnable);
+	snprintf(line, sizeof(line), "42 (sh) R 7 42 41%s", tail);
+	assert_true(processes_parse(line, &p));
+	assert_true(p.runnable);
 	/* Names that look like what follows a name. */
 	snprintf(line, sizeof(line), "42 (a) S 1 1 1) R 7 42 41%s", tail);
 	assert_true(processes_parse(line, &p));
@@ -404,6 +411,59 @@ static void test_line_of_a_process(void **state)
 	assert_false(processes_parse("42 (sh) S 7 42 41", &p));
 	assert_false(processes_parse("42 (sh", &p));
 	assert_false(processes_parse("", &p));
+}
+
+/* A process that leads a session of its own. */
+static pid_t in_session(bool busy, int *ret_fd)
+{
+	int fds[2];
+	char byte;
+
+	assert_int_equal(pipe(fds), 0);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		setsid();
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		(void)!write(fds[1], "x", 1);
+		while (busy)
+			;
+		for (;;)
+			pause();
+	}
+	assert_true(pid > 0);
+	close(fds[1]);
+	assert_int_equal(read(fds[0], &byte, 1), 1);
+	*ret_fd = fds[0];
+	return pid;
+}
+
+static void end_session(pid_t pid, int fd)
+{
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(fd);
+}
+
+static void test_work_of_a_session(void **state)
+{
+	int fds[2];
+	pid_t busy = in_session(true, &fds[0]);
+	pid_t quiet = in_session(false, &fds[1]);
+
+	(void)state;
+	/* Time passes; nothing else makes the busy one work, or the quiet one sleep. */
+	while (processes_work(busy).cpu_ns < 20 * 1000000 || processes_work(quiet).runnable)
+		usleep(1000);
+	assert_int_equal(processes_work(busy).runnable, 1);
+	int64_t before = processes_work(quiet).cpu_ns;
+
+	usleep(20000);
+	assert_true(processes_work(quiet).cpu_ns == before && before > 0);
+	end_session(busy, fds[0]);
+	end_session(quiet, fds[1]);
+	assert_int_equal(processes_work(busy).cpu_ns, 0);
+	assert_int_equal(processes_work(busy).runnable, 0);
 }
 
 /* ---- terminals ---- */
@@ -637,6 +697,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_line_of_a_process),
+		cmocka_unit_test(test_work_of_a_session),
 #define IN_SANDBOX(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		IN_SANDBOX(test_stream_in_constant_memory),
 		IN_SANDBOX(test_stream_waits_for_credit),

@@ -201,7 +201,11 @@ static void client_slow_heads(void)
 		put(beginnings[i]);
 		drip("A");
 		late("headers");
-		/* Later in a connection, too. */
+		/* Later in a connection, too, and if nothing more comes. */
+		dial(port);
+		CHECK(ask(OPEN) == 200);
+		put(beginnings[i]);
+		late("headers");
 		dial(port);
 		CHECK(ask(OPEN) == 200);
 		usleep(1200000);

@@ -6,8 +6,11 @@
  */
 #include "fake_backend.h"
 
+#include "base/clock.h"
+
 static struct session *session;
 static int names_wait_ms;
+static int answer_wait_ms;
 
 static void say_status(enum agent_kernel_state state, uint64_t running)
 {
@@ -49,26 +52,92 @@ static void run(struct outcome *o, unsigned memory_mib)
 
 /* --- the pool --- */
 
-static void open_session(void)
+static struct pools_config config(void)
 {
 	struct pools_config config = fake_config();
 
 	config.names_wait_ms = names_wait_ms;
-	session = fake_open_session(&config);
+	config.answer_wait_ms = answer_wait_ms;
+	return config;
+}
+
+static void open_session(void)
+{
+	struct pools_config c = config();
+
+	session = fake_open_session(&c);
 }
 
 static void adopt_session(void)
 {
-	struct pools_config config = fake_config();
+	struct pools_config c = config();
 
-	config.names_wait_ms = names_wait_ms;
-	session = fake_adopt_session(&config);
+	session = fake_adopt_session(&c);
 }
 
 static int setup(void **state)
 {
-	names_wait_ms = 3600 * 1000;
+	names_wait_ms = answer_wait_ms = 3600 * 1000;
 	return fake_setup(state);
+}
+
+/* --- timeouts --- */
+
+static struct outcome waited;
+
+static bool has_outcome(void)
+{
+	return waited.calls > 0;
+}
+
+static void run_for_a_millisecond(void)
+{
+	struct execution_params p = fake_execution();
+
+	p.timeout_ms = 1;
+	run_params(session, &waited, &p);
+	assert_started(1);
+}
+
+static bool is_late(void)
+{
+	return clock_mono_ns() - waited.x->started_ns > 20 * 1000000;
+}
+
+/* Only the agent has what the code wrote. */
+static void test_late_answer_is_awaited(void **state)
+{
+	(void)state;
+	open_session();
+	run_for_a_millisecond();
+	run_until(is_late);
+	assert_int_equal(waited.calls, 0);
+	say_done(exec_op(), AGENT_RESULT_TIMEOUT, AGENT_KERNEL_IDLE, "written so far");
+	settle();
+	assert_outcome(&waited, AGENT_RESULT_TIMEOUT, "written so far");
+	assert_int_equal(heard_count(AGENT_EXEC_ACK), 1);
+}
+
+static void test_silent_agent_is_not(void **state)
+{
+	static struct outcome next;
+
+	(void)state;
+	answer_wait_ms = 1;
+	open_session();
+	run_for_a_millisecond();
+	run_until(has_outcome);
+	assert_outcome(&waited, AGENT_RESULT_TIMEOUT, "timed out");
+	/* What it says at last is nobody's; then its kernel has time for the next. */
+	run(&next, 0);
+	settle();
+	assert_int_equal(heard_count(AGENT_EXEC), 1);
+	say_done(exec_op(), AGENT_RESULT_TIMEOUT, AGENT_KERNEL_IDLE, "written so far");
+	assert_started(2);
+	say_done(exec_op(), AGENT_RESULT_OK, AGENT_KERNEL_IDLE, "");
+	settle();
+	assert_outcome(&next, AGENT_RESULT_OK, "");
+	assert_int_equal(heard_count(AGENT_EXEC_ACK), 2);
 }
 
 /* --- names of refused calls --- */
@@ -182,13 +251,6 @@ static void test_not_run_runs_again(void **state)
 	settle();
 	answer_refused(NULL);
 	assert_outcome(&o, AGENT_RESULT_ERROR, "bang");
-}
-
-static struct outcome waited;
-
-static bool has_outcome(void)
-{
-	return waited.calls > 0;
 }
 
 static void test_silent_jailer(void **state)
@@ -503,6 +565,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
+		TEST(test_late_answer_is_awaited),
+		TEST(test_silent_agent_is_not),
 		TEST(test_names_are_added),
 		TEST(test_who_is_asked_about),
 		TEST(test_result_twice_while_asking),

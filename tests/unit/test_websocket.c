@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 
@@ -594,13 +595,17 @@ static void client_keeps_its_place(void)
 	CHECK(hears(TEXT, "still here"));
 }
 
+static int holder[2]; /* its other end closes when the server has ended */
+
 static void client_stays(void)
 {
 	expect_alone();
 	if (fork() == 0) { /* holds the connection while the server ends */
+		char end;
+
 		CHECK(hears_close(1001));
-		sleep(30);
-		_exit(0);
+		close(holder[1]);
+		_exit(read(holder[0], &end, 1) == 0 ? 0 : 1);
 	}
 }
 
@@ -616,7 +621,7 @@ static int setup(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	if (clients_init(&e) < 0)
+	if (clients_init(&e) < 0 || pipe2(holder, O_CLOEXEC) < 0)
 		return -1;
 #ifdef RAW_HTTP_TLS
 	tls = tls_files_make();
@@ -641,6 +646,7 @@ static void test_server_free(void **state)
 	(void)state;
 	assert_int_equal(talks, 1);
 	http_server_free(server);
+	close(holder[1]);
 	assert_int_equal(talks, 0);
 	assert_int_equal(closed, before + 1);
 	clients_done();
