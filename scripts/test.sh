@@ -44,7 +44,7 @@ trap 'rm -f "$log"' EXIT
 # Tests wait more than they work: more of them at once than there are processors, and none counts on
 # how long anything takes.
 run_meson() {
-	meson test -C "$1" --print-errorlogs --num-processes 4 2>&1 | tee "$log"
+	meson test -C "$1" --print-errorlogs --num-processes 8 2>&1 | tee "$log"
 	grep -q '^Ok:' "$log" && count_meson "$log" || failed=$((failed + 1))
 }
 
