@@ -47,14 +47,14 @@ void execution_free(struct execution *x)
 	free(x);
 }
 
-void execution_detach(struct execution *x)
+void execution_detach(struct execution *x, bool keep)
 {
 	x->done = NULL;
 	if (x->watcher && x->state == EXECUTION_RUNNING && !x->asking)
 		agent_link_exec_credit(x->session->sandbox->link, x->op, 0);
 	x->watcher = NULL;
 	/* Nobody will ever ask for it, and it has not begun: out of the way of the others. */
-	if (x->state == EXECUTION_QUEUED && !x->async) {
+	if (x->state == EXECUTION_QUEUED && !x->async && !keep) {
 		struct session *s = x->session;
 
 		dequeue(x);
