@@ -411,6 +411,10 @@ void mcp_post(struct http_request *rq, void *ctx)
 		call_fail(c, &e);
 		return;
 	}
+	if (mcp_origin_check(rq, c->config->mcp_origins, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
 	m->call = c;
 	http_defer(rq, mcp_done, m);
 	if (!version_header_ok(rq)) {

@@ -4,12 +4,13 @@
 import base64
 import concurrent.futures
 import json
+import subprocess
 import time
 import uuid
 
 import pytest
 
-from conftest import Background, Client, png_size, unique, wait_for
+from conftest import BIN_DIR, Background, Client, Daemon, png_size, unique, wait_for
 
 PREVIEW = "2025-10-02-preview"
 TOOLS = {
@@ -407,6 +408,95 @@ def test_key_of_another_pool(mcp, daemon):
     assert mcp.key != other.key
     assert mcp.post(ping, key=other.key).status == 401
     other.pool.delete()
+
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost", "http://localhost:6274", "https://LocalHost:1", "http://127.0.0.1:6274", "http://[::1]:6274"],
+)
+def test_origins_on_loopback_may_call(mcp, origin):
+    mcp.rpc("ping", headers={"Origin": origin})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "",
+        "localhost",
+        "file://",
+        "http://",
+        "http://:80",
+        "http://localhost.evil.example",
+        "http://localhost:80.evil.example",
+        "http://localhost:99999",
+        "http://localhost:",
+        "http://localhost@evil.example",
+        "http://evil.example/localhost",
+        "http://localhost/",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.2",
+        "http://[::1",
+        "http://[::1].evil.example",
+        "http://[::1]x:1",
+        "http://[evil]",
+        "ftp://localhost",
+        "http://localhost http://evil.example",
+        "http://localhost, http://evil.example",
+        "http://" + "a" * 5000,
+    ],
+)
+def test_origins_that_may_not_call(mcp, origin):
+    environment = mcp.launch()
+    arguments = {"environmentId": environment, "path": "x", "content": "x"}
+    call = {**PING, "method": "tools/call", "params": {"name": "writeFileInRemoteEnvironment", "arguments": arguments}}
+    reply = mcp.post(call, headers={"Origin": origin})
+    assert "--mcp-origin" in reply.error(403, "AuthorizationFailed")["message"]
+    assert "jsonrpc" not in reply.json
+    assert environment not in mcp.pool.identifiers()
+
+
+def test_origin_that_is_our_own(mcp):
+    """By address; as a name it may be one that was pointed here, and is Host as well then."""
+    own = {"Host": "10.0.0.5:8900", "Origin": "http://10.0.0.5:8900"}
+    mcp.rpc("ping", headers=own)
+    mcp.rpc("ping", headers={"Host": "[fd00::5]", "Origin": "http://[fd00::5]"})
+    for change in (
+        {"Origin": "http://10.0.0.6:8900"},
+        {"Origin": "http://10.0.0.5:8901"},
+        {"Origin": "https://10.0.0.5:8900"},
+        {"Host": "rebound.example:8900", "Origin": "http://rebound.example:8900"},
+        {"Host": "0x0a.0.0.5", "Origin": "http://0x0a.0.0.5"},
+    ):
+        mcp.post(PING, headers={**own, **change}).error(403, "AuthorizationFailed")
+
+
+def test_origins_named_by_the_operator():
+    daemon = Daemon("--mcp-origin", "https://tools.example,http://10.9.8.7:6274", "--ready", "0", "--shells", "0")
+    try:
+        mcp = Mcp(daemon.make_pool(unique("mcp")))
+        for origin in ("https://tools.example", "https://TOOLS.example", "http://10.9.8.7:6274", "http://localhost:1"):
+            mcp.rpc("ping", headers={"Origin": origin})
+        for origin in ("http://tools.example", "https://tools.example:8443", "https://tools.exampl", "https://a.tools.example"):
+            mcp.post(PING, headers={"Origin": origin}).error(403, "AuthorizationFailed")
+    finally:
+        daemon.stop()
+        daemon.remove()
+
+
+@pytest.mark.parametrize("value", ["", "*", "tools.example", "https://tools.example/", "http://a,", "http://a b"])
+def test_operators_origins_that_are_none(value):
+    done = subprocess.run(
+        [BIN_DIR / "bivouacd", "--state", "/nowhere/state", "--mcp-origin", value],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 64 and "--mcp-origin takes origins" in done.stderr
 
 
 def test_rotate(daemon):

@@ -451,6 +451,12 @@ bool http_header(const struct http_request *rq, const char *name, struct str *re
 	return false;
 }
 
+const char *http_base_url(struct http_request *rq)
+{
+	(void)rq;
+	return "http://127.0.0.1:1";
+}
+
 struct str http_body(const struct http_request *rq)
 {
 	return rq->body;
