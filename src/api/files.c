@@ -202,19 +202,23 @@ void files_put_entry(struct buf *b, const struct call *c, const struct agent_fil
 	buf_add(b, "}", 1);
 }
 
-void call_fail_file(struct call *c, const char *path, const struct err *e)
+void files_error(const char *path, const struct err *e, struct err *ret)
 {
 	struct str name = str_from(path);
-	struct err mine = ERR_INIT;
 
+	*ret = *e;
 	/* What an agent says is shown as ASCII; the name is here as the caller wrote it. */
-	if (e->code != ERR_NO_FILE) {
-		call_fail(c, e);
+	if (e->code != ERR_NO_FILE)
 		return;
-	}
 	name.len = utf8_cut(name, NAME_PART_MAX);
-	err_set(&mine, ERR_NO_FILE, "The file '%.*s' does not exist below /mnt/data (404).",
-		STR_ARG(name));
+	err_set(ret, ERR_NO_FILE, "'%.*s' %.140s.", STR_ARG(name), e->msg);
+}
+
+void call_fail_file(struct call *c, const char *path, const struct err *e)
+{
+	struct err mine;
+
+	files_error(path, e, &mine);
 	call_fail(c, &mine);
 }
 

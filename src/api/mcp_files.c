@@ -13,9 +13,11 @@
 static void on_failed(void *arg, const struct err *e)
 {
 	struct mcp *m = arg;
+	struct err mine;
 
 	m->file = NULL;
-	mcp_refuse(m, e);
+	files_error(m->path, e, &mine);
+	mcp_refuse(m, &mine);
 }
 
 static void no_memory(struct mcp *m)

@@ -810,6 +810,21 @@ def test_bad_files(mcp, tool, arguments, code, words):
     assert words in error["message"]
 
 
+def test_files_are_named_as_the_caller_wrote_them(mcp):
+    environment = mcp.launch()
+    mcp.structured("writeFileInRemoteEnvironment", environmentId=environment, path="süb/x", content="")
+    for tool, path, words in (
+        ("readFile", "übel.txt", "does not exist"),
+        ("deleteFile", "übel.txt", "does not exist"),
+        ("listFiles", "übel", "does not exist"),
+        ("readFile", "süb", "is a directory"),
+        ("listFiles", "süb/x", "is not a directory"),
+    ):
+        error = mcp.error(f"{tool}InRemoteEnvironment", environmentId=environment, path=path)
+        assert f"'{path}' {words}" in error["message"]
+        assert error["data"] == {"code": "SessionFileNotFound", "status": 404}
+
+
 def test_end(mcp):
     environment = mcp.launch()
     assert mcp.structured("endRemoteEnvironment", environmentId=environment) == {"ended": False}

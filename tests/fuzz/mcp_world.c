@@ -322,6 +322,12 @@ void files_clean_name(struct buf *b, struct str name)
 	buf_add_utf8(b, name);
 }
 
+void files_error(const char *path, const struct err *e, struct err *ret)
+{
+	assert(strlen(path) <= AGENT_PATH_MAX);
+	*ret = *e;
+}
+
 static struct agent_file_op *new_file(struct str path, const struct agent_file_events *ev,
 				      void *arg)
 {
