@@ -366,10 +366,13 @@ static void start(struct call *c, int what, struct str directory, struct str nam
 	}
 	f->call = c;
 	f->what = what;
-	f->recursive = http_query(c->rq, "recursive", &recursive) &&
-		       str_eq_nocase(recursive, STR("true"));
 	http_defer(c->rq, file_call_done, f);
-	if (files_path(directory, name, f->path, &e) == 0 && what != FILE_LIST && !f->path[0])
+	if (what == FILE_LIST && http_query(c->rq, "recursive", &recursive) &&
+	    !str_to_bool(recursive, &f->recursive))
+		err_set(&e, ERR_INVALID,
+			"The query parameter 'recursive' must be true or false, not '%.*s'.",
+			(int)utf8_cut(recursive, 40), recursive.ptr);
+	else if (files_path(directory, name, f->path, &e) == 0 && what != FILE_LIST && !f->path[0])
 		err_set(&e, ERR_INVALID, "The file name is missing.");
 	struct session *s = e.code == ERR_NONE ? call_session(c, &e) : NULL;
 

@@ -49,6 +49,7 @@ struct mcp {
 	size_t bytes_at;
 	size_t bytes_max;
 	uint64_t file_size;
+	bool recursive;
 	char path[AGENT_PATH_MAX + 1];
 };
 
@@ -74,6 +75,8 @@ void mcp_with_session(struct mcp *m,
 		      void (*open)(struct mcp *m, struct session *s, struct agent_link *link));
 /** mcp_argument: a string of the arguments; required ones that are missing end the tool. */
 bool mcp_argument(struct mcp *m, const char *name, bool required, const char **ret);
+/** mcp_flag: true or false, false if it is missing; what is neither ends the tool. */
+bool mcp_flag(struct mcp *m, const char *name, bool *ret);
 
 /* mcp_origin.c */
 /** mcp_origin_check: whether the page that a browser calls for may; allowed: further origins with

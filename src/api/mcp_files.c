@@ -83,10 +83,8 @@ static const struct agent_file_events list_events = { .failed = on_failed, .entr
 
 static void list_open(struct mcp *m, struct session *s, struct agent_link *link)
 {
-	bool recursive = json_is_true(json_find(m->arguments, "recursive"));
-
 	(void)s;
-	m->file = agent_file_list(link, str_from(m->path), recursive, m->call->config->list_max,
+	m->file = agent_file_list(link, str_from(m->path), m->recursive, m->call->config->list_max,
 				  &list_events, m);
 	if (!m->file)
 		no_memory(m);
@@ -94,7 +92,7 @@ static void list_open(struct mcp *m, struct session *s, struct agent_link *link)
 
 void mcp_list_files(struct mcp *m)
 {
-	if (path_argument(m, false))
+	if (path_argument(m, false) && mcp_flag(m, "recursive", &m->recursive))
 		mcp_with_session(m, list_open);
 }
 

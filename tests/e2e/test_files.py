@@ -221,7 +221,13 @@ def test_recursive(session):
     ]
     below = [(e["directory"], e["name"]) for e in session.list(recursive="true", path="a")]
     assert sorted(below) == [("", "b"), ("", "one.txt"), ("b", "two.txt")]
-    assert set(session.names(recursive="false")) == {"a", "top.txt"}
+    for flat in ("false", "False", "0"):
+        assert set(session.names(recursive=flat)) == {"a", "top.txt"}
+    for deep in ("True", "1"):
+        assert len(session.names(recursive=deep)) == 5
+    for other in ("banana", "yes", "", "2", "ä" * 90):
+        error = session.call("GET", "files", query={"recursive": other}).error(400, "SessionRequestValidationFailed")
+        assert "'recursive'" in error["message"]
 
 
 def test_list_of_what_is_no_directory(session):

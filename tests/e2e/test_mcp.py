@@ -716,6 +716,8 @@ def test_environment_that_has_ended(mcp):
         ({"environmentId": "abcd", "pythonCode": "1", "timeoutSeconds": "x"}, "timeoutSeconds"),
         ({"environmentId": "abcd", "pythonCode": "1", "timeoutSeconds": 1e9}, "timeoutSeconds"),
         ({"environmentId": "abcd", "pythonCode": "1", "outputStreamsMaxLength": -1}, "outputStreamsMaxLength"),
+        ({"environmentId": "abcd", "pythonCode": "1", "outputStreamsMaxLength": 0.5}, "outputStreamsMaxLength"),
+        ({"environmentId": "abcd", "pythonCode": "1", "timeoutSeconds": "0x10"}, "timeoutSeconds"),
     ],
 )
 def test_bad_arguments(mcp, arguments, words):
@@ -758,6 +760,10 @@ def test_files(mcp):
     assert part["truncated"] is True and part["sizeInBytes"] == len(data)
     names = {f["path"]: f["type"] for f in tool("listFiles", recursive=True)["files"]}
     assert names == {"a": "directory", "a/b.txt": "file", "raw": "file"}
+    for deep in ("true", "True", 1, "1"):
+        assert len(tool("listFiles", recursive=deep)["files"]) == 3
+    for flat in (False, "FALSE", 0, "0", None):
+        assert len(tool("listFiles", recursive=flat)["files"]) == 2
     assert [f["path"] for f in tool("listFiles", path="a")["files"]] == ["a/b.txt"]
     assert tool("deleteFile", path="raw") == {"deleted": True}
     tool("writeFile", path="empty", content="")
@@ -802,6 +808,10 @@ def test_text_is_cut_between_characters(mcp):
         ("writeFile", {"path": "x", "content": "a", "encoding": "latin1"}, -32602, "encoding"),
         ("deleteFile", {"path": "nothing"}, -32000, "nothing"),
         ("listFiles", {"path": "nothing"}, -32000, "nothing"),
+        ("listFiles", {"recursive": "yes"}, -32602, "'recursive'"),
+        ("listFiles", {"recursive": ""}, -32602, "'recursive'"),
+        ("listFiles", {"recursive": 2}, -32602, "'recursive'"),
+        ("listFiles", {"recursive": []}, -32602, "'recursive'"),
     ],
 )
 def test_bad_files(mcp, tool, arguments, code, words):
