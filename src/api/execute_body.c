@@ -292,13 +292,14 @@ static int parse_memory(const struct call *c, struct execute_body *b, json_t *pr
 	uint64_t most = pool_spec(c->pool)->memory_bytes;
 	json_t *v = json_find(props, "maxMemory");
 	uint64_t bytes = 0;
+	int64_t n;
 
 	if (!v || json_is_null(v))
 		v = json_find(props, "max_memory");
 	if (!v || json_is_null(v))
 		return 0;
-	if (json_is_integer(v) && json_integer_value(v) > 0)
-		bytes = (uint64_t)json_integer_value(v);
+	if (json_is_number(v))
+		bytes = json_to_int(v, &n) && n > 0 ? (uint64_t)n : 0;
 	else if (!json_is_string(v) || !str_parse_size(str_from(json_string_value(v)), &bytes))
 		bytes = 0;
 	if (bytes < MEMORY_MIN)
@@ -356,7 +357,7 @@ int execute_body_parse(const struct call *c, struct execute_body *b, struct err 
 
 	if (json_check_bounds(body, e) < 0)
 		return -1;
-	b->json = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+	b->json = json_load_body(body, 0, &je);
 	if (!b->json)
 		return err_set(e, ERR_MALFORMED,
 			       "The request body is not valid JSON (line %d, column %d): %.160s.",

@@ -129,6 +129,26 @@ def test_id_comes_back_as_it_was(mcp, id):
     assert mcp.rpc("ping", id=id)["result"] == {}
 
 
+@pytest.mark.parametrize("id", ["1", 7, 0, -3, 1.5, 10**15])
+def test_id_beside_a_number_beyond_64_bits(mcp, id):
+    reply = mcp.post({"jsonrpc": "2.0", "id": id, "method": "ping", "params": {"_meta": {"x": 2**64}}}).ok()
+    assert reply.json == {"jsonrpc": "2.0", "id": id, "result": {}}
+    assert type(reply.json["id"]) is type(id)
+
+
+@pytest.mark.parametrize("id", [2**63 - 1, -(2**63), 2**53 + 1])
+def test_id_of_64_bits(mcp, id):
+    assert mcp.rpc("ping", id=id)["id"] == id
+
+
+@pytest.mark.parametrize("id", [2**63, 2**64 + 1, 10**30])
+def test_id_that_could_not_be_echoed(mcp, id):
+    """Refused, not answered with a number near it."""
+    reply = mcp.post({"jsonrpc": "2.0", "id": id, "method": "ping"}).ok().json
+    assert reply["id"] is None and reply["error"]["code"] == -32600
+    assert '"id"' in reply["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "message",
     [
