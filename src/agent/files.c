@@ -78,6 +78,14 @@ static int take_path(struct str s, bool allow_root, char path[AGENT_PATH_MAX + 1
 	return 0;
 }
 
+/* ERR_NO_FILE: the daemon puts the path before the text, as its caller wrote it. */
+static int no_regular(struct err *e)
+{
+	return err_set(e, ERR_NO_FILE,
+		       "is neither a regular file nor a directory, so it cannot be read through "
+		       "the API (404); code in the session can");
+}
+
 static int file_err(struct err *e, const char *path)
 {
 	switch (errno) {
@@ -85,10 +93,10 @@ static int file_err(struct err *e, const char *path)
 	case ENOTDIR:
 	case ELOOP:
 	case EXDEV:
+		return err_set(e, ERR_NO_FILE, "does not exist below /mnt/data (404)");
 	case ENXIO: /* a socket, or a FIFO nobody reads */
 	case ENODEV:
-		return err_set(e, ERR_NO_FILE, "file '%.200s' does not exist below /mnt/data (404)",
-			       path);
+		return no_regular(e);
 	case ENOSPC:
 	case EDQUOT:
 		return err_set(e, ERR_STORAGE_FULL,
@@ -230,6 +238,15 @@ static int list_directory(struct agent *a, struct listing *l, const char *dir, b
 {
 	int fd = open_beneath(a, dir, O_RDONLY | O_DIRECTORY | O_NONBLOCK, 0);
 
+	if (fd < 0 && errno == ENOTDIR) {
+		OWNED_FD int other = open_beneath(a, dir, O_PATH, 0);
+
+		if (other >= 0)
+			return err_set(e, ERR_NO_FILE,
+				       "is not a directory (404): only directories are listed; ask "
+				       "for a file by its name");
+		return file_err(e, dir);
+	}
 	if (fd < 0)
 		return file_err(e, dir);
 	DIR *d = fdopendir(fd);
@@ -294,7 +311,10 @@ static int open_regular(struct agent *a, const char *path, struct stat *st, bool
 	if (fstat(fd, st) == 0 && (S_ISREG(st->st_mode) || (!data && S_ISDIR(st->st_mode))))
 		return fd;
 	close(fd);
-	return err_set(e, ERR_NO_FILE, "'%.200s' is not a regular file (404)", path);
+	if (!S_ISDIR(st->st_mode))
+		return no_regular(e);
+	return err_set(e, ERR_NO_FILE,
+		       "is a directory (404): list the files in it, and read them one by one");
 }
 
 static void op_stat(struct agent *a, uint64_t op, struct wire_reader *r)

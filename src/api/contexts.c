@@ -116,8 +116,12 @@ static int parse_put(struct context_call *cc, struct err *e)
 
 	if (!body.len)
 		return 0;
-	json_t *doc = json_parse_object(body, e);
+	json_t *doc = json_parse_body(body, e);
 
+	if (doc && !json_is_object(doc)) {
+		json_decref(doc);
+		return err_set(e, ERR_MALFORMED, "The request body must be a JSON object.");
+	}
 	if (!doc)
 		return -1;
 	json_t *props = json_find(doc, "properties");

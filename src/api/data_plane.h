@@ -25,7 +25,12 @@ struct data_plane_config {
 				     paths */
 	size_t code_max;          /* bytes of source in one execution */
 	uint32_t list_max;        /* entries of one listing */
+	const char *mcp_origins;  /* pages that may call MCP servers, ',' between; NULL: none but
+				     loopback's and our own */
 };
+
+/** data_plane_origins_check: of mcp_origins, for --mcp-origin; NULL is fine. */
+int data_plane_origins_check(const char *list, struct err *e);
 
 /** data_plane_routes: config is copied. */
 int data_plane_routes(const struct data_plane_config *config, struct http_server *server,

@@ -266,9 +266,10 @@ static int parse_on_disconnect(struct execute_body *b, json_t *props, struct err
 	return 0;
 }
 
-/* A number, or text of one, of the first of two names that is there; fallback if neither is. */
+/* A number, or decimal text of one, of the first of two names that is there; fallback if neither
+ * is. min: 0 for above 0. */
 static int parse_number(json_t *props, const char *name, const char *alias, double fallback,
-			double max, double *ret, struct err *e)
+			double min, double max, double *ret, struct err *e)
 {
 	json_t *v = json_find(props, name);
 
@@ -279,18 +280,10 @@ static int parse_number(json_t *props, const char *name, const char *alias, doub
 	*ret = fallback;
 	if (!v || json_is_null(v))
 		return 0;
-	char *end = NULL;
-	double n = json_is_number(v)   ? json_number_value(v)
-		   : json_is_string(v) ? strtod(json_string_value(v), &end)
-				       : -1;
-
-	if (end && (*end || end == json_string_value(v)))
-		n = -1;
-	if (!(n > 0) || n > max)
-		return err_set(e, ERR_INVALID,
-			       "%s must be a number greater than 0 and at most %.0f.", name, max);
-	*ret = n;
-	return 0;
+	if (json_to_number(v, ret) && *ret > 0 && *ret >= min && *ret <= max)
+		return 0;
+	return err_set(e, ERR_INVALID, "%s must be a number %s and at most %.0f.", name,
+		       min > 0 ? "of at least 1" : "greater than 0", max);
 }
 
 /* `maxMemory`, or `max_memory`: a number of bytes or text as "512Mi"; it can only lower. */
@@ -299,13 +292,14 @@ static int parse_memory(const struct call *c, struct execute_body *b, json_t *pr
 	uint64_t most = pool_spec(c->pool)->memory_bytes;
 	json_t *v = json_find(props, "maxMemory");
 	uint64_t bytes = 0;
+	int64_t n;
 
 	if (!v || json_is_null(v))
 		v = json_find(props, "max_memory");
 	if (!v || json_is_null(v))
 		return 0;
-	if (json_is_integer(v) && json_integer_value(v) > 0)
-		bytes = (uint64_t)json_integer_value(v);
+	if (json_is_number(v))
+		bytes = json_to_int(v, &n) && n > 0 ? (uint64_t)n : 0;
 	else if (!json_is_string(v) || !str_parse_size(str_from(json_string_value(v)), &bytes))
 		bytes = 0;
 	if (bytes < MEMORY_MIN)
@@ -333,9 +327,9 @@ static int parse_limits(const struct call *c, struct execute_body *b, json_t *pr
 	double output;
 
 	if (parse_number(props, "timeoutInSeconds", "timeout",
-			 b->params.async ? 0 : spec->timeout_default_ms / 1000.0, max, &timeout_s,
-			 e) < 0 ||
-	    parse_number(props, "outputStreamsMaxLength", NULL, spec->output_max,
+			 b->params.async ? 0 : spec->timeout_default_ms / 1000.0, 0, max,
+			 &timeout_s, e) < 0 ||
+	    parse_number(props, "outputStreamsMaxLength", NULL, spec->output_max, 1,
 			 pool_config(c->pool)->output_limit, &output, e) < 0)
 		return -1;
 	b->params.timeout_ms = (uint32_t)(timeout_s * 1000);
@@ -363,7 +357,7 @@ int execute_body_parse(const struct call *c, struct execute_body *b, struct err 
 
 	if (json_check_bounds(body, e) < 0)
 		return -1;
-	b->json = json_loadb(body.ptr, body.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
+	b->json = json_load_body(body, 0, &je);
 	if (!b->json)
 		return err_set(e, ERR_MALFORMED,
 			       "The request body is not valid JSON (line %d, column %d): %.160s.",

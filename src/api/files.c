@@ -202,19 +202,23 @@ void files_put_entry(struct buf *b, const struct call *c, const struct agent_fil
 	buf_add(b, "}", 1);
 }
 
-void call_fail_file(struct call *c, const char *path, const struct err *e)
+void files_error(const char *path, const struct err *e, struct err *ret)
 {
 	struct str name = str_from(path);
-	struct err mine = ERR_INIT;
 
+	*ret = *e;
 	/* What an agent says is shown as ASCII; the name is here as the caller wrote it. */
-	if (e->code != ERR_NO_FILE) {
-		call_fail(c, e);
+	if (e->code != ERR_NO_FILE)
 		return;
-	}
 	name.len = utf8_cut(name, NAME_PART_MAX);
-	err_set(&mine, ERR_NO_FILE, "The file '%.*s' does not exist below /mnt/data (404).",
-		STR_ARG(name));
+	err_set(ret, ERR_NO_FILE, "'%.*s' %.140s.", STR_ARG(name), e->msg);
+}
+
+void call_fail_file(struct call *c, const char *path, const struct err *e)
+{
+	struct err mine;
+
+	files_error(path, e, &mine);
 	call_fail(c, &mine);
 }
 
@@ -362,10 +366,13 @@ static void start(struct call *c, int what, struct str directory, struct str nam
 	}
 	f->call = c;
 	f->what = what;
-	f->recursive = http_query(c->rq, "recursive", &recursive) &&
-		       str_eq_nocase(recursive, STR("true"));
 	http_defer(c->rq, file_call_done, f);
-	if (files_path(directory, name, f->path, &e) == 0 && what != FILE_LIST && !f->path[0])
+	if (what == FILE_LIST && http_query(c->rq, "recursive", &recursive) &&
+	    !str_to_bool(recursive, &f->recursive))
+		err_set(&e, ERR_INVALID,
+			"The query parameter 'recursive' must be true or false, not '%.*s'.",
+			(int)utf8_cut(recursive, 40), recursive.ptr);
+	else if (files_path(directory, name, f->path, &e) == 0 && what != FILE_LIST && !f->path[0])
 		err_set(&e, ERR_INVALID, "The file name is missing.");
 	struct session *s = e.code == ERR_NONE ? call_session(c, &e) : NULL;
 

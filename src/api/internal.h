@@ -85,6 +85,8 @@ void files_download(struct call *c, struct str path);
 /** files_path: joins the `path` parameter and a name from the URL or the upload to
  * a checked path. */
 int files_path(struct str directory, struct str name, char out[AGENT_PATH_MAX + 1], struct err *e);
+/** files_error: what the agent says of a path, with the path as the caller wrote it. */
+void files_error(const char *path, const struct err *e, struct err *ret);
 /** call_fail_file: as call_fail, for a call on one path. */
 void call_fail_file(struct call *c, const char *path, const struct err *e);
 const char *files_content_type(struct str name);

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -285,9 +286,27 @@ static void request(struct mcp *m, const char *method, json_t *params)
 	}
 }
 
-static void message(struct mcp *m, json_t *msg)
+/*
+ * The id, to be echoed. A number beyond 64 bits anywhere in a body makes all of it reals
+ * (json_parse_body): whole ones are made whole again, and one that a real cannot hold exactly is
+ * none, as the caller would not know it again.
+ */
+static json_t *take_id(json_t *msg)
 {
 	json_t *id = json_object_get(msg, "id");
+	int64_t n;
+
+	if (!json_is_real(id) || json_real_value(id) != floor(json_real_value(id)))
+		return id;
+	if (!json_to_int(id, &n))
+		return json_null();
+	json_object_set_new(msg, "id", json_integer(n));
+	return json_object_get(msg, "id");
+}
+
+static void message(struct mcp *m, json_t *msg)
+{
+	json_t *id = take_id(msg);
 	json_t *method = json_object_get(msg, "method");
 	json_t *params = json_object_get(msg, "params");
 	const char *version = mcp_text(json_object_get(msg, "jsonrpc"));
@@ -305,7 +324,7 @@ static void message(struct mcp *m, json_t *msg)
 			  error_object(
 				  MCP_INVALID_REQUEST, NULL,
 				  "\"method\" must be a string without NUL, \"id\" a string or a "
-				  "number."));
+				  "number of at most 15 digits if it is not one of 64 bits."));
 		return;
 	}
 	if (!id)
@@ -374,7 +393,7 @@ static bool read_messages(struct mcp *m)
 {
 	struct err e = ERR_INIT;
 	char text[96];
-	json_t *body = json_parse_nul(http_body(m->call->rq), &e);
+	json_t *body = json_parse_body(http_body(m->call->rq), &e);
 
 	if (!body) {
 		refuse_whole(m, MCP_PARSE_ERROR, e.msg);
@@ -408,6 +427,10 @@ void mcp_post(struct http_request *rq, void *ctx)
 			"Session pool '%s' does not have MCP Server enabled. Set "
 			"properties.mcpServerSettings.isMcpServerEnabled to true.",
 			pool_spec(c->pool)->name);
+		call_fail(c, &e);
+		return;
+	}
+	if (mcp_origin_check(rq, c->config->mcp_origins, &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}

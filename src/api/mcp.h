@@ -7,7 +7,8 @@
  * tools and shapes; docs/api.md ours.
  *
  * mcp.c speaks JSON-RPC and answers messages in order; mcp_tools.c has the table of tools and runs
- * code; mcp_files.c has those for files. An environment is a session: `environmentId` is its
+ * code; mcp_files.c has those for files; mcp_origin.c says which pages' browsers may call. An
+ * environment is a session: `environmentId` is its
  * identifier, its sandbox is allocated when the first tool needs it.
  */
 
@@ -48,6 +49,7 @@ struct mcp {
 	size_t bytes_at;
 	size_t bytes_max;
 	uint64_t file_size;
+	bool recursive;
 	char path[AGENT_PATH_MAX + 1];
 };
 
@@ -73,6 +75,13 @@ void mcp_with_session(struct mcp *m,
 		      void (*open)(struct mcp *m, struct session *s, struct agent_link *link));
 /** mcp_argument: a string of the arguments; required ones that are missing end the tool. */
 bool mcp_argument(struct mcp *m, const char *name, bool required, const char **ret);
+/** mcp_flag: true or false, false if it is missing; what is neither ends the tool. */
+bool mcp_flag(struct mcp *m, const char *name, bool *ret);
+
+/* mcp_origin.c */
+/** mcp_origin_check: whether the page that a browser calls for may; allowed: further origins with
+ * ',' between, or NULL. */
+int mcp_origin_check(struct http_request *rq, const char *allowed, struct err *e);
 
 /* mcp_files.c */
 void mcp_list_files(struct mcp *m);

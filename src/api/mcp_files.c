@@ -13,9 +13,11 @@
 static void on_failed(void *arg, const struct err *e)
 {
 	struct mcp *m = arg;
+	struct err mine;
 
 	m->file = NULL;
-	mcp_refuse(m, e);
+	files_error(m->path, e, &mine);
+	mcp_refuse(m, &mine);
 }
 
 static void no_memory(struct mcp *m)
@@ -81,10 +83,8 @@ static const struct agent_file_events list_events = { .failed = on_failed, .entr
 
 static void list_open(struct mcp *m, struct session *s, struct agent_link *link)
 {
-	bool recursive = json_is_true(json_find(m->arguments, "recursive"));
-
 	(void)s;
-	m->file = agent_file_list(link, str_from(m->path), recursive, m->call->config->list_max,
+	m->file = agent_file_list(link, str_from(m->path), m->recursive, m->call->config->list_max,
 				  &list_events, m);
 	if (!m->file)
 		no_memory(m);
@@ -92,7 +92,7 @@ static void list_open(struct mcp *m, struct session *s, struct agent_link *link)
 
 void mcp_list_files(struct mcp *m)
 {
-	if (path_argument(m, false))
+	if (path_argument(m, false) && mcp_flag(m, "recursive", &m->recursive))
 		mcp_with_session(m, list_open);
 }
 

@@ -344,16 +344,37 @@ static void executed(void *arg, struct execution *x, const struct err *e)
 	mcp_result(m, result, content, failed);
 }
 
-static bool number_argument(struct mcp *m, const char *name, double fallback, double max,
-			    double *ret)
+bool mcp_flag(struct mcp *m, const char *name, bool *ret)
+{
+	json_t *v = json_find(m->arguments, name);
+	const char *text = mcp_text(v);
+	struct err e = ERR_INIT;
+	int64_t n = -1;
+
+	*ret = json_is_true(v);
+	if (!v || json_is_boolean(v) || (text && str_to_bool(str_from(text), ret)))
+		return true;
+	if (json_is_number(v) && json_to_int(v, &n) && (n == 0 || n == 1)) {
+		*ret = n == 1;
+		return true;
+	}
+	err_set(&e, ERR_INVALID, "The argument '%s' must be true or false.", name);
+	mcp_error(m, MCP_INVALID_PARAMS, &e);
+	return false;
+}
+
+/* min: 0 for above 0. */
+static bool number_argument(struct mcp *m, const char *name, double fallback, double min,
+			    double max, double *ret)
 {
 	struct err e = ERR_INIT;
 
 	*ret = fallback;
-	if (json_get_number(m->arguments, "", name, ret, &e) >= 0 && *ret > 0 && *ret <= max)
+	if (json_get_number(m->arguments, "", name, ret, &e) >= 0 && *ret > 0 && *ret >= min &&
+	    *ret <= max)
 		return true;
-	err_set(&e, ERR_INVALID,
-		"The argument '%s' must be a number greater than 0 and at most %.0f.", name, max);
+	err_set(&e, ERR_INVALID, "The argument '%s' must be a number %s and at most %.0f.", name,
+		min > 0 ? "of at least 1" : "greater than 0", max);
 	mcp_error(m, MCP_INVALID_PARAMS, &e);
 	return false;
 }
@@ -366,9 +387,9 @@ static void execute(struct mcp *m, struct session *s, struct agent_link *link)
 	double output;
 
 	(void)link;
-	if (!number_argument(m, "timeoutSeconds", spec->timeout_default_ms / 1000.0,
+	if (!number_argument(m, "timeoutSeconds", spec->timeout_default_ms / 1000.0, 0,
 			     spec->timeout_max_ms / 1000.0, &timeout_s) ||
-	    !number_argument(m, "outputStreamsMaxLength", spec->output_max,
+	    !number_argument(m, "outputStreamsMaxLength", spec->output_max, 1,
 			     pool_config(m->call->pool)->output_limit, &output))
 		return;
 	struct execution_params p = {

@@ -18,6 +18,7 @@ struct upload_file {
 	struct upload *upload;
 	struct agent_file_op *op; /* NULL when the agent has answered */
 	struct upload_file *next;
+	char path[];
 };
 
 /*
@@ -99,10 +100,12 @@ static void reply(struct upload *u)
 static void on_failed(void *arg, const struct err *e)
 {
 	struct upload_file *file = arg;
+	struct err mine;
 
 	file->op = NULL;
 	file->upload->unanswered--;
-	fail(file->upload, e);
+	files_error(file->path, e, &mine);
+	fail(file->upload, &mine);
 }
 
 static void on_info(void *arg, const struct agent_file *f)
@@ -151,10 +154,12 @@ static int on_part(void *arg, const struct multipart_part *part, struct err *e)
 	u->total = 0;
 	if (!u->link)
 		return err_set(e, ERR_CONFLICT, "The session was deleted during the upload.");
-	struct upload_file *file = http_alloc(u->call->rq, sizeof(*file));
+	size_t path_size = strlen(u->path) + 1;
+	struct upload_file *file = http_alloc(u->call->rq, sizeof(*file) + path_size);
 
 	if (!file)
 		return err_set(e, ERR_NOMEM, "out of memory");
+	memcpy(file->path, u->path, path_size);
 	file->upload = u;
 	file->op = agent_file_write(u->link, str_from(u->path),
 				    pool_spec(u->call->pool)->upload_max_bytes, &events, file);

@@ -41,14 +41,27 @@ int json_check_bounds(struct str text, struct err *e)
 	return 0;
 }
 
-static json_t *parse(struct str text, size_t flags, struct err *e)
+json_t *json_load_body(struct str text, size_t flags, json_error_t *je)
+{
+	const char *ptr = text.ptr ? text.ptr : "";
+
+	flags |= JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
+	json_t *v = json_loadb(ptr, text.len, flags, je);
+
+	if (!v && json_error_code(je) == json_error_numeric_overflow)
+		v = json_loadb(ptr, text.len, flags | JSON_DECODE_INT_AS_REAL, je);
+	return v;
+}
+
+static json_t *parse(struct str text, bool body, struct err *e)
 {
 	json_error_t je;
 
 	if (json_check_bounds(text, e) < 0)
 		return NULL;
-	json_t *v = json_loadb(text.ptr ? text.ptr : "", text.len,
-			       JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &je);
+	json_t *v = body ? json_load_body(text, JSON_DECODE_ANY, &je)
+			 : json_loadb(text.ptr ? text.ptr : "", text.len,
+				      JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
 
 	if (v)
 		return v;
@@ -62,12 +75,12 @@ static json_t *parse(struct str text, size_t flags, struct err *e)
 
 json_t *json_parse(struct str text, struct err *e)
 {
-	return parse(text, 0, e);
+	return parse(text, false, e);
 }
 
-json_t *json_parse_nul(struct str text, struct err *e)
+json_t *json_parse_body(struct str text, struct err *e)
 {
-	return parse(text, JSON_ALLOW_NUL, e);
+	return parse(text, true, e);
 }
 
 json_t *json_parse_object(struct str text, struct err *e)

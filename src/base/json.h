@@ -32,8 +32,12 @@ int json_check_bounds(struct str text, struct err *e);
 /** json_parse: any value; what json_check_bounds() refuses, duplicate keys and trailing text
  * are refused. New reference. */
 json_t *json_parse(struct str text, struct err *e);
-/** json_parse_nul: as json_parse; strings may have NUL characters (json_string_length()). */
-json_t *json_parse_nul(struct str text, struct err *e);
+/** json_parse_body: as json_parse; strings may have NUL characters (json_string_length()), and a
+ * whole number beyond 64 bits, where JSON knows no bound, does not spoil the text: all its numbers
+ * are reals then. */
+json_t *json_parse_body(struct str text, struct err *e);
+/** json_load_body: the same with jansson's flags and error; json_check_bounds() is the caller's. */
+json_t *json_load_body(struct str text, size_t flags, json_error_t *je);
 /** json_parse_object: as json_parse, and the value must be an object. */
 json_t *json_parse_object(struct str text, struct err *e);
 

@@ -77,6 +77,16 @@ bool str_to_u64(struct str s, uint64_t max, uint64_t *ret)
 	return true;
 }
 
+bool str_to_bool(struct str s, bool *ret)
+{
+	bool yes = str_eq_nocase(s, STR("true")) || str_eq(s, STR("1"));
+
+	if (!yes && !str_eq_nocase(s, STR("false")) && !str_eq(s, STR("0")))
+		return false;
+	*ret = yes;
+	return true;
+}
+
 bool str_parse_size(struct str s, uint64_t *ret_bytes)
 {
 	static const struct {

@@ -41,6 +41,8 @@ bool str_copy(struct str s, char *buf, size_t buf_size);
 struct str str_trim(struct str s);
 /** str_to_u64: whole view is a decimal number <= max. */
 bool str_to_u64(struct str s, uint64_t max, uint64_t *ret);
+/** str_to_bool: true, false, 1 or 0, in any case. */
+bool str_to_bool(struct str s, bool *ret);
 /** str_parse_size: "512Mi", "1.5Gi", "2G", "1024" -> bytes. */
 bool str_parse_size(struct str s, uint64_t *ret_bytes);
 

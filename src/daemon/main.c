@@ -445,6 +445,7 @@ static int start_http(struct err *e)
 		.metadata = metadata_of,
 		.code_max = (size_t)d.options.code_max,
 		.list_max = (uint32_t)d.options.list_max,
+		.mcp_origins = d.options.mcp_origin,
 		.default_pool = d.options.dev ? DEV_POOL_KEY : NULL,
 	};
 
@@ -668,7 +669,8 @@ int main(int argc, char **argv)
 		puts("bivouacd " BIVOUAC_VERSION);
 		return 0;
 	}
-	if (egress_check(&d.options, &e) < 0 || tls_check(&d.options, &e) < 0) {
+	if (egress_check(&d.options, &e) < 0 || tls_check(&d.options, &e) < 0 ||
+	    data_plane_origins_check(d.options.mcp_origin, &e) < 0) {
 		fprintf(stderr, "bivouacd: %s\n", e.msg);
 		return 64;
 	}

@@ -99,6 +99,8 @@ static const struct option_row {
 	  "size at which egress.jsonl in --state is rotated; 0: no such file" },
 	{ "dns", TEXT, AT(dns), "ADDR,…", NULL, 0, 0,
 	  "DNS servers that answer connected sessions; default: the machine's" },
+	{ "mcp-origin", TEXT, AT(mcp_origin), "ORIGIN,…", NULL, 0, 0,
+	  "web pages that may call MCP servers from a browser, as https://tools.example" },
 	{ "help", FLAG, AT(help), NULL, NULL, 0, 0, "show this" },
 	{ "version", FLAG, AT(version), NULL, NULL, 0, 0, "show the version" },
 #undef AT

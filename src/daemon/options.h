@@ -55,6 +55,7 @@ struct options {
 	long egress_bandwidth;
 	long egress_log_max;
 	const char *dns;
+	const char *mcp_origin;
 	bool help;
 	bool version;
 };

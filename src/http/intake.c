@@ -96,6 +96,9 @@ static int examine_framing(struct http_request *rq, const char *method, const ch
 	 * holds a NUL itself. */
 	if (!f.bad && version != rq->uri_at + rq->uri.len + 1)
 		f.bad = "the request line holds a NUL byte";
+	/* RFC 9112, 3.2; HTTP/1.0 had no such header. */
+	if (!f.bad && !f.has_host && !rq->http10)
+		f.bad = "the Host header is missing";
 	rq->body_done = !rq->chunked && !rq->content_length;
 	/* Which one counts is a question between us and a proxy, too. */
 	if (!f.bad && f.several_tokens)

@@ -338,6 +338,22 @@ def test_oversized_target(daemon):
         assert answer == b"" or re.match(rb"HTTP/1\.1 (414|431|400|404) ", answer), answer[:300]
 
 
+def test_host_is_needed(daemon):
+    for head, status in (
+        (b"GET /no HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /no HTTP/1.1\r\nX-Host: x\r\n\r\n", b"400"),
+        (b"GET /no HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /no HTTP/1.1\r\nhost:\r\nConnection: close\r\n\r\n", b"404"),
+        (b"GET /no HTTP/1.0\r\n\r\n", b"404"),
+    ):
+        with daemon.raw(timeout=5) as raw:
+            raw.send(head)
+            raw.half_close()
+            answer = raw.read_all()
+            assert answer.split(b" ")[1] == status, (head, answer)
+            assert (b"Host header is missing" in answer) == (status == b"400")
+
+
 @pytest.mark.parametrize(
     "head",
     [

@@ -648,7 +648,7 @@ def test_timeout_as_text_and_as_fraction(session):
     session.fails("import time; time.sleep(9)", timeoutInSeconds=0.2)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, "x", "", True, [1], 1801, 1e300])
+@pytest.mark.parametrize("timeout", [0, -1, "x", "", "0x10", "1e1", "inf", "nan", " 5", True, [1], 1801, 1e300])
 def test_timeout_out_of_range(session, timeout):
     error = session.post("1", timeoutInSeconds=timeout).error(400)
     assert "timeoutInSeconds" in error["message"]
@@ -721,16 +721,32 @@ def test_output_limit_lowered_by_the_caller(session):
     assert before == "abc"
 
 
+def test_numbers_beyond_64_bits_spoil_nothing(session):
+    more = {"traceNumber": 2**64, "nested": {"x": [10**30, -(2**63) - 1]}}
+    assert session.value("6 * 7", **more) == 42
+    before, _ = cut_mark(session.result("print('abcdef')", outputStreamsMaxLength=3, **more)["stdout"])
+    assert before == "abc"
+    assert session.value("1", timeoutInSeconds=5, maxMemory=100 << 20, **more) == 1
+    for name in ("timeoutInSeconds", "outputStreamsMaxLength", "maxMemory"):
+        error = session.post("1", **{name: 2**64}).error(400, "SessionRequestValidationFailed")
+        assert name in error["message"]
+
+
+def test_output_limit_of_one_and_as_text(session):
+    for limit in (1, 1.5, "1"):
+        before, _ = cut_mark(session.result("print('ab')", outputStreamsMaxLength=limit)["stdout"])
+        assert before == "a"
+
+
 def test_output_limit_at_the_configured_maximum(session):
     text = session.stdout("print('x' * (2**20 - 1))", outputStreamsMaxLength=2**20)
     assert text == "x" * (2**20 - 1) + "\n"
 
 
-@pytest.mark.parametrize("limit", [2**20 + 1, 0, -1, "x", 2**63])
+@pytest.mark.parametrize("limit", [2**20 + 1, 0, 0.5, "0.5", -1, "x", "0x400", 2**63])
 def test_output_limit_out_of_range(session, limit):
     error = session.post("1", outputStreamsMaxLength=limit).error(400)
-    # An integer of more than 64 bits is refused by the JSON parser already.
-    assert "outputStreamsMaxLength" in error["message"] or limit == 2**63
+    assert "outputStreamsMaxLength" in error["message"]
 
 
 def test_output_limit_of_the_pool(make_pool):

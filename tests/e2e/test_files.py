@@ -221,7 +221,13 @@ def test_recursive(session):
     ]
     below = [(e["directory"], e["name"]) for e in session.list(recursive="true", path="a")]
     assert sorted(below) == [("", "b"), ("", "one.txt"), ("b", "two.txt")]
-    assert set(session.names(recursive="false")) == {"a", "top.txt"}
+    for flat in ("false", "False", "0"):
+        assert set(session.names(recursive=flat)) == {"a", "top.txt"}
+    for deep in ("True", "1"):
+        assert len(session.names(recursive=deep)) == 5
+    for other in ("banana", "yes", "", "2", "ä" * 90):
+        error = session.call("GET", "files", query={"recursive": other}).error(400, "SessionRequestValidationFailed")
+        assert "'recursive'" in error["message"]
 
 
 def test_list_of_what_is_no_directory(session):
@@ -701,10 +707,29 @@ def test_fifo_socket_and_device_do_not_hang(session):
     for name in ("fifo", "sock", "zero", "tty"):
         session.call("GET", f"files/{name}/content", timeout=10).error(404)
         session.call("GET", f"files/{name}", timeout=10).error(404)
+    for name in ("fifo", "sock"):
+        for path in (f"files/{name}/content", f"files/{name}"):
+            message = session.call("GET", path, timeout=10).error(404, "SessionFileNotFound")["message"]
+            assert f"'{name}' is neither a regular file nor a directory" in message
     # An upload puts a regular file in its place.
     session.upload(("fifo", b"file"), timeout=10).ok()
     assert session.download("fifo").ok().body == b"file"
     session.call("DELETE", "files/sock").ok(204)
+
+
+def test_what_is_there_but_of_another_kind_is_called_by_its_kind(session):
+    session.upload(("ü.txt", b"x"), path="sub").ok()
+    error = session.call("GET", "files/sub/content").error(404, "SessionFileNotFound")
+    assert "'sub' is a directory (404)" in error["message"]
+    error = session.call("GET", "files", query={"path": "sub/ü.txt"}).error(404, "SessionFileNotFound")
+    assert "'sub/ü.txt' is not a directory (404)" in error["message"]
+    for path, query in (
+        ("files", {"path": "sub/none"}),
+        ("files", {"path": "sub/ü.txt/x"}),
+        ("files/sub/%C3%BC.txt/x/content", {}),
+    ):
+        error = session.call("GET", path, query=query).error(404, "SessionFileNotFound")
+        assert "does not exist below /mnt/data (404)" in error["message"]
 
 
 def test_unreadable_files(session):

@@ -427,6 +427,8 @@ def test_upload_parts(session):
     assert len(session.names()) == 64
     message = session.upload(*[(f"g{i:02}", b"") for i in range(65)]).error(400)["message"]
     assert "more than 64 parts" in message
+    # Those before it may be there, whole; the one too many is not.
+    assert "g64" not in session.names()
 
 
 def test_path_length_and_depth(session):

@@ -4,12 +4,13 @@
 import base64
 import concurrent.futures
 import json
+import subprocess
 import time
 import uuid
 
 import pytest
 
-from conftest import Background, Client, png_size, unique, wait_for
+from conftest import BIN_DIR, Background, Client, Daemon, png_size, unique, wait_for
 
 PREVIEW = "2025-10-02-preview"
 TOOLS = {
@@ -126,6 +127,26 @@ def test_version_header(mcp):
 @pytest.mark.parametrize("id", ["1", "a b", 7, 0, -3, 1.5, ""])
 def test_id_comes_back_as_it_was(mcp, id):
     assert mcp.rpc("ping", id=id)["result"] == {}
+
+
+@pytest.mark.parametrize("id", ["1", 7, 0, -3, 1.5, 10**15])
+def test_id_beside_a_number_beyond_64_bits(mcp, id):
+    reply = mcp.post({"jsonrpc": "2.0", "id": id, "method": "ping", "params": {"_meta": {"x": 2**64}}}).ok()
+    assert reply.json == {"jsonrpc": "2.0", "id": id, "result": {}}
+    assert type(reply.json["id"]) is type(id)
+
+
+@pytest.mark.parametrize("id", [2**63 - 1, -(2**63), 2**53 + 1])
+def test_id_of_64_bits(mcp, id):
+    assert mcp.rpc("ping", id=id)["id"] == id
+
+
+@pytest.mark.parametrize("id", [2**63, 2**64 + 1, 10**30])
+def test_id_that_could_not_be_echoed(mcp, id):
+    """Refused, not answered with a number near it."""
+    reply = mcp.post({"jsonrpc": "2.0", "id": id, "method": "ping"}).ok().json
+    assert reply["id"] is None and reply["error"]["code"] == -32600
+    assert '"id"' in reply["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +430,95 @@ def test_key_of_another_pool(mcp, daemon):
     other.pool.delete()
 
 
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost", "http://localhost:6274", "https://LocalHost:1", "http://127.0.0.1:6274", "http://[::1]:6274"],
+)
+def test_origins_on_loopback_may_call(mcp, origin):
+    mcp.rpc("ping", headers={"Origin": origin})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "",
+        "localhost",
+        "file://",
+        "http://",
+        "http://:80",
+        "http://localhost.evil.example",
+        "http://localhost:80.evil.example",
+        "http://localhost:99999",
+        "http://localhost:",
+        "http://localhost@evil.example",
+        "http://evil.example/localhost",
+        "http://localhost/",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.2",
+        "http://[::1",
+        "http://[::1].evil.example",
+        "http://[::1]x:1",
+        "http://[evil]",
+        "ftp://localhost",
+        "http://localhost http://evil.example",
+        "http://localhost, http://evil.example",
+        "http://" + "a" * 5000,
+    ],
+)
+def test_origins_that_may_not_call(mcp, origin):
+    environment = mcp.launch()
+    arguments = {"environmentId": environment, "path": "x", "content": "x"}
+    call = {**PING, "method": "tools/call", "params": {"name": "writeFileInRemoteEnvironment", "arguments": arguments}}
+    reply = mcp.post(call, headers={"Origin": origin})
+    assert "--mcp-origin" in reply.error(403, "AuthorizationFailed")["message"]
+    assert "jsonrpc" not in reply.json
+    assert environment not in mcp.pool.identifiers()
+
+
+def test_origin_that_is_our_own(mcp):
+    """By address; as a name it may be one that was pointed here, and is Host as well then."""
+    own = {"Host": "10.0.0.5:8900", "Origin": "http://10.0.0.5:8900"}
+    mcp.rpc("ping", headers=own)
+    mcp.rpc("ping", headers={"Host": "[fd00::5]", "Origin": "http://[fd00::5]"})
+    for change in (
+        {"Origin": "http://10.0.0.6:8900"},
+        {"Origin": "http://10.0.0.5:8901"},
+        {"Origin": "https://10.0.0.5:8900"},
+        {"Host": "rebound.example:8900", "Origin": "http://rebound.example:8900"},
+        {"Host": "0x0a.0.0.5", "Origin": "http://0x0a.0.0.5"},
+    ):
+        mcp.post(PING, headers={**own, **change}).error(403, "AuthorizationFailed")
+
+
+def test_origins_named_by_the_operator():
+    daemon = Daemon("--mcp-origin", "https://tools.example,http://10.9.8.7:6274", "--ready", "0", "--shells", "0")
+    try:
+        mcp = Mcp(daemon.make_pool(unique("mcp")))
+        for origin in ("https://tools.example", "https://TOOLS.example", "http://10.9.8.7:6274", "http://localhost:1"):
+            mcp.rpc("ping", headers={"Origin": origin})
+        for origin in ("http://tools.example", "https://tools.example:8443", "https://tools.exampl", "https://a.tools.example"):
+            mcp.post(PING, headers={"Origin": origin}).error(403, "AuthorizationFailed")
+    finally:
+        daemon.stop()
+        daemon.remove()
+
+
+@pytest.mark.parametrize("value", ["", "*", "tools.example", "https://tools.example/", "http://a,", "http://a b"])
+def test_operators_origins_that_are_none(value):
+    done = subprocess.run(
+        [BIN_DIR / "bivouacd", "--state", "/nowhere/state", "--mcp-origin", value],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 64 and "--mcp-origin takes origins" in done.stderr
+
+
 def test_rotate(daemon):
     mcp = Mcp(daemon.make_pool(unique("mcp")))
     old = mcp.key
@@ -626,6 +736,8 @@ def test_environment_that_has_ended(mcp):
         ({"environmentId": "abcd", "pythonCode": "1", "timeoutSeconds": "x"}, "timeoutSeconds"),
         ({"environmentId": "abcd", "pythonCode": "1", "timeoutSeconds": 1e9}, "timeoutSeconds"),
         ({"environmentId": "abcd", "pythonCode": "1", "outputStreamsMaxLength": -1}, "outputStreamsMaxLength"),
+        ({"environmentId": "abcd", "pythonCode": "1", "outputStreamsMaxLength": 0.5}, "outputStreamsMaxLength"),
+        ({"environmentId": "abcd", "pythonCode": "1", "timeoutSeconds": "0x10"}, "timeoutSeconds"),
     ],
 )
 def test_bad_arguments(mcp, arguments, words):
@@ -668,6 +780,10 @@ def test_files(mcp):
     assert part["truncated"] is True and part["sizeInBytes"] == len(data)
     names = {f["path"]: f["type"] for f in tool("listFiles", recursive=True)["files"]}
     assert names == {"a": "directory", "a/b.txt": "file", "raw": "file"}
+    for deep in ("true", "True", 1, "1"):
+        assert len(tool("listFiles", recursive=deep)["files"]) == 3
+    for flat in (False, "FALSE", 0, "0", None):
+        assert len(tool("listFiles", recursive=flat)["files"]) == 2
     assert [f["path"] for f in tool("listFiles", path="a")["files"]] == ["a/b.txt"]
     assert tool("deleteFile", path="raw") == {"deleted": True}
     tool("writeFile", path="empty", content="")
@@ -712,12 +828,31 @@ def test_text_is_cut_between_characters(mcp):
         ("writeFile", {"path": "x", "content": "a", "encoding": "latin1"}, -32602, "encoding"),
         ("deleteFile", {"path": "nothing"}, -32000, "nothing"),
         ("listFiles", {"path": "nothing"}, -32000, "nothing"),
+        ("listFiles", {"recursive": "yes"}, -32602, "'recursive'"),
+        ("listFiles", {"recursive": ""}, -32602, "'recursive'"),
+        ("listFiles", {"recursive": 2}, -32602, "'recursive'"),
+        ("listFiles", {"recursive": []}, -32602, "'recursive'"),
     ],
 )
 def test_bad_files(mcp, tool, arguments, code, words):
     error = mcp.error(f"{tool}InRemoteEnvironment", environmentId="bad-files", **arguments)
     assert error["code"] == code
     assert words in error["message"]
+
+
+def test_files_are_named_as_the_caller_wrote_them(mcp):
+    environment = mcp.launch()
+    mcp.structured("writeFileInRemoteEnvironment", environmentId=environment, path="süb/x", content="")
+    for tool, path, words in (
+        ("readFile", "übel.txt", "does not exist"),
+        ("deleteFile", "übel.txt", "does not exist"),
+        ("listFiles", "übel", "does not exist"),
+        ("readFile", "süb", "is a directory"),
+        ("listFiles", "süb/x", "is not a directory"),
+    ):
+        error = mcp.error(f"{tool}InRemoteEnvironment", environmentId=environment, path=path)
+        assert f"'{path}' {words}" in error["message"]
+        assert error["data"] == {"code": "SessionFileNotFound", "status": 404}
 
 
 def test_end(mcp):

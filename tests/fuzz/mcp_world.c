@@ -322,6 +322,12 @@ void files_clean_name(struct buf *b, struct str name)
 	buf_add_utf8(b, name);
 }
 
+void files_error(const char *path, const struct err *e, struct err *ret)
+{
+	assert(strlen(path) <= AGENT_PATH_MAX);
+	*ret = *e;
+}
+
 static struct agent_file_op *new_file(struct str path, const struct agent_file_events *ev,
 				      void *arg)
 {
@@ -449,6 +455,12 @@ bool http_header(const struct http_request *rq, const char *name, struct str *re
 	(void)name;
 	(void)ret;
 	return false;
+}
+
+const char *http_base_url(struct http_request *rq)
+{
+	(void)rq;
+	return "http://127.0.0.1:1";
 }
 
 struct str http_body(const struct http_request *rq)

@@ -130,6 +130,22 @@ static void test_str_numbers(void **state)
 	}
 }
 
+static void test_str_bools(void **state)
+{
+	static const char *const yes[] = { "true", "True", "TRUE", "1" };
+	static const char *const no[] = { "false", "False", "0" };
+	static const char *const neither[] = { "", "yes", "2", "01", "tru", "true ", "nottrue" };
+	bool b;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(yes); i++)
+		assert_true(str_to_bool(str_from(yes[i]), &b) && b);
+	for (size_t i = 0; i < ARRAY_LEN(no); i++)
+		assert_true(str_to_bool(str_from(no[i]), &b) && !b);
+	for (size_t i = 0; i < ARRAY_LEN(neither); i++)
+		assert_false(str_to_bool(str_from(neither[i]), &b));
+}
+
 static void test_str_sizes(void **state)
 {
 	static const struct {
@@ -899,31 +915,19 @@ static void test_log(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_err),
-		cmocka_unit_test(test_err_truncation),
-		cmocka_unit_test(test_err_table),
-		cmocka_unit_test(test_str_numbers),
-		cmocka_unit_test(test_str_sizes),
-		cmocka_unit_test(test_str_views),
-		cmocka_unit_test(test_utf8),
-		cmocka_unit_test(test_utf8_cut),
-		cmocka_unit_test(test_utf8_unfinished),
-		cmocka_unit_test(test_buf_add_utf8),
-		cmocka_unit_test(test_utf8_run),
-		cmocka_unit_test(test_buf_limits),
-		cmocka_unit_test(test_buf_take),
-		cmocka_unit_test(test_map),
-		cmocka_unit_test(test_map_binary_keys),
-		cmocka_unit_test(test_list),
-		cmocka_unit_test(test_wire),
-		cmocka_unit_test(test_wire_blobs),
-		cmocka_unit_test(test_base64),
-		cmocka_unit_test(test_hex_uuid),
-		cmocka_unit_test(test_clock),
-		cmocka_unit_test(test_fd_passing),
-		cmocka_unit_test(test_files),
-		cmocka_unit_test(test_unix_connect),
-		cmocka_unit_test(test_log),
+		cmocka_unit_test(test_err),          cmocka_unit_test(test_err_truncation),
+		cmocka_unit_test(test_err_table),    cmocka_unit_test(test_str_numbers),
+		cmocka_unit_test(test_str_bools),    cmocka_unit_test(test_str_sizes),
+		cmocka_unit_test(test_str_views),    cmocka_unit_test(test_utf8),
+		cmocka_unit_test(test_utf8_cut),     cmocka_unit_test(test_utf8_unfinished),
+		cmocka_unit_test(test_buf_add_utf8), cmocka_unit_test(test_utf8_run),
+		cmocka_unit_test(test_buf_limits),   cmocka_unit_test(test_buf_take),
+		cmocka_unit_test(test_map),          cmocka_unit_test(test_map_binary_keys),
+		cmocka_unit_test(test_list),         cmocka_unit_test(test_wire),
+		cmocka_unit_test(test_wire_blobs),   cmocka_unit_test(test_base64),
+		cmocka_unit_test(test_hex_uuid),     cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_fd_passing),   cmocka_unit_test(test_files),
+		cmocka_unit_test(test_unix_connect), cmocka_unit_test(test_log),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -156,6 +156,28 @@ static void test_merge_patch(void **state)
 	}
 }
 
+static void test_numbers_beyond_64_bits(void **state)
+{
+	static const char text[] = "{\"big\":18446744073709551616,\"small\":7,\"s\":\"a\\u0000b\"}";
+	struct err e = ERR_INIT;
+
+	(void)state;
+	assert_null(json_parse(str_from(text), &e));
+	assert_int_equal(e.code, ERR_MALFORMED);
+	json_t *v = json_parse_body(str_from(text), &e);
+
+	assert_non_null(v);
+	assert_true(json_is_real(json_object_get(v, "big")));
+	assert_true(json_real_value(json_object_get(v, "small")) == 7.0);
+	assert_int_equal(json_string_length(json_object_get(v, "s")), 3);
+	json_decref(v);
+	v = json_parse_body(STR("[9223372036854775807]"), &e);
+	assert_true(json_integer_value(json_array_get(v, 0)) == INT64_MAX);
+	json_decref(v);
+	assert_null(json_parse_body(STR("[1e999]"), &e));
+	assert_null(json_parse_body(STR("{\"a\":18446744073709551616,\"a\":1}"), &e));
+}
+
 static const char *const colours[] = { "Red", "DarkBlue", NULL };
 static const struct json_shape item_shape[] = { { .name = "fullName", .kind = JSON_KIND_STRING },
 						{ 0 } };
@@ -227,7 +249,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parse),   cmocka_unit_test(test_find),
 		cmocka_unit_test(test_getters), cmocka_unit_test(test_merge_patch),
-		cmocka_unit_test(test_respell),
+		cmocka_unit_test(test_respell), cmocka_unit_test(test_numbers_beyond_64_bits),
 	};
 
 	return cmocka_run_group_tests_name("json", tests, NULL, NULL);
