@@ -79,10 +79,12 @@ v8_on_out_of_memory_details(void *isolate, void (*handler)(const char *, const v
 
 enum { STDOUT_AND_STDERR = 2, HIGH_FD = 200, STACK_SIZE = 64 * 1024 };
 enum { OFTEN_MS = 1, OFTEN_TIMES = 100, AGAIN_MS = 20, LEFT_OVER_MS = 200 };
-/* A full heap may grow by a part of what it may have, so many times. */
+/* A full heap may grow by an eighth, twice: the young generation is promoted, 16 MiB, while the
+ * cell unwinds, and what is kept may fill the room of the first time. Below HEAP_RESTORED of what
+ * it may have it is full no more. */
 enum { HEAP_STEP = 8, HEAP_STEPS = 2 };
 #define HEAP_RESTORED 0.8
-enum { EXIT_OUT_OF_MEMORY = 71 };
+enum { EXIT_NO_MEMORY = 71 }; /* KERNEL_EXIT_NO_MEMORY of base/kernel_proto.h */
 enum { DELICATE_TIMES = 100, NAME_SIZE = 256 };
 #define LEFT_OVER UINT32_MAX /* epoch of code that runs between cells */
 
@@ -252,7 +254,7 @@ static void on_out_of_memory(const char *where, bool of_heap)
 	(void)where;
 	(void)of_heap;
 	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-	_exit(EXIT_OUT_OF_MEMORY);
+	_exit(EXIT_NO_MEMORY);
 }
 
 static void on_out_of_memory_details(const char *where, const void *details)
