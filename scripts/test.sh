@@ -75,7 +75,7 @@ step "kernel drivers"
 BIVOUAC_TEST_ROOTFS=$("$build/bivouac" image path)
 BIVOUAC_TEST_ROOTFS_NODE=$("$build/bivouac" image path --runtime node)
 export BIVOUAC_TEST_ROOTFS BIVOUAC_TEST_ROOTFS_NODE
-BIVOUAC_BIN_DIR=$build run_pytest tests/unit
+BIVOUAC_BIN_DIR=$build run_pytest_twice tests/unit
 
 step "cgroup layouts in a micro VM"
 BIVOUAC_BIN_DIR=$build run_pytest tests/vm

@@ -43,7 +43,7 @@ static void state_done(void *arg)
 	if (x && stops(st) && x->state == EXECUTION_RUNNING)
 		execution_cancel(x);
 	if (x && !st->told)
-		execution_detach(x);
+		execution_detach(x, st->body.on_disconnect == ON_DISCONNECT_CONTINUE);
 	event_stream_done(&st->stream);
 	execute_body_done(&st->body);
 }

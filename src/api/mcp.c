@@ -343,7 +343,7 @@ static void mcp_done(void *arg)
 	session_wait_cancel(m->wait);
 	/* The client may have gone, which MCP does not take for a wish to stop: code runs on. */
 	if (m->execution)
-		execution_detach(m->execution);
+		execution_detach(m->execution, false);
 	agent_file_cancel(m->file);
 	buf_done(&m->bytes);
 	json_decref(m->messages);

@@ -13,6 +13,7 @@
  * - buffers.c: how many bytes requests may hold together
  * - peers.c: connections: places and who leaves for a newcomer, time limits, ends of file that MHD
  *   misses
+ * - handshake.c: whether a request may become a WebSocket
  * - websocket.c: what becomes of a request that is upgraded
  *
  * How a request waits. MHD (0.9.75) calls the handler when the request is complete and would call
@@ -324,6 +325,12 @@ void request_too_slow(struct http_request *rq);
 void reply_upgrade(struct http_request *rq);
 void early_free(struct early *early);
 void stream_free(struct stream *stream);
+
+/* handshake.c */
+/** websocket_check: of a request that is to become a WebSocket; what its answer has to say. */
+int websocket_check(struct http_request *rq, char ret_accept[static 32], struct err *e);
+/** websocket_offers: whether the client would speak this subprotocol; not if NULL. */
+bool websocket_offers(struct http_request *rq, const char *protocol);
 
 /* websocket.c */
 struct websocket;

@@ -47,14 +47,14 @@ void execution_free(struct execution *x)
 	free(x);
 }
 
-void execution_detach(struct execution *x)
+void execution_detach(struct execution *x, bool keep)
 {
 	x->done = NULL;
 	if (x->watcher && x->state == EXECUTION_RUNNING && !x->asking)
 		agent_link_exec_credit(x->session->sandbox->link, x->op, 0);
 	x->watcher = NULL;
 	/* Nobody will ever ask for it, and it has not begun: out of the way of the others. */
-	if (x->state == EXECUTION_QUEUED && !x->async) {
+	if (x->state == EXECUTION_QUEUED && !x->async && !keep) {
 		struct session *s = x->session;
 
 		dequeue(x);
@@ -90,13 +90,7 @@ static void copy_sid(const struct session *s, char sid[33])
 
 static int store_request(struct execution *x, struct err *e)
 {
-	json_t *doc = json_pack("{s:s%,s:b,s:b,s:s,s:s,s:s,s:I,s:I,s:I}", "code", x->code,
-				x->code_len, "argv", x->argv, "command", x->command, "context",
-				x->context->name, "language", x->context->language, "executionType",
-				x->execution_type, "timeoutMs", (json_int_t)x->timeout_ms,
-				"outputMax", (json_int_t)x->output_max, "memoryBytes",
-				(json_int_t)x->memory_bytes);
-	char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
+	char *text = request_to_json(x);
 	struct store_execution row = {
 		.id = x->id,
 		.op = x->op,
@@ -111,7 +105,6 @@ static int store_request(struct execution *x, struct err *e)
 	else
 		err_set(e, ERR_NOMEM, "out of memory");
 	free(text);
-	json_decref(doc);
 	return rc;
 }
 
@@ -660,39 +653,6 @@ struct restore_arg {
 	struct session *s;
 };
 
-/* Fills x from its request; what an earlier version wrote names no context. */
-static int read_request(struct execution *x, const char *request, const char **ret_context,
-			const char **ret_language, json_t **ret_doc)
-{
-	json_error_t je;
-	json_t *doc = json_loads(request, JSON_ALLOW_NUL, &je);
-	const char *code = "";
-	const char *type = "Asynchronous";
-	json_int_t timeout = 0;
-	json_int_t output = 4096;
-	json_int_t memory = 0;
-	size_t len = 0;
-	int argv = 0;
-	int command = 0;
-
-	*ret_doc = doc;
-	if (!doc ||
-	    json_unpack(doc, "{s:s%,s?b,s?b,s?s,s?s,s:s,s:I,s:I,s?I}", "code", &code, &len, "argv",
-			&argv, "command", &command, "context", ret_context, "language",
-			ret_language, "executionType", &type, "timeoutMs", &timeout, "outputMax",
-			&output, "memoryBytes", &memory) < 0 ||
-	    !(x->code = str_dup((struct str){ code, len })))
-		return -1;
-	x->code_len = len;
-	x->argv = argv;
-	x->command = command;
-	snprintf(x->execution_type, sizeof(x->execution_type), "%s", type);
-	x->timeout_ms = (uint32_t)timeout;
-	x->output_max = (uint32_t)output;
-	x->memory_bytes = (uint64_t)memory;
-	return 0;
-}
-
 static int restore_one(const struct store_execution *row, void *arg, struct err *e)
 {
 	struct session *s = ((struct restore_arg *)arg)->s;
@@ -701,7 +661,7 @@ static int restore_one(const struct store_execution *row, void *arg, struct err 
 	const char *language = s->first.language;
 	json_t *doc = NULL;
 
-	if (!x || read_request(x, row->request, &context, &language, &doc) < 0) {
+	if (!x || request_from_json(x, row->request, &context, &language, &doc) < 0) {
 		json_decref(doc);
 		free(x);
 		return err_set(e, ERR_INTERNAL, "stored execution %s is damaged", row->id);

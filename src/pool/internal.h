@@ -6,6 +6,8 @@
 #include "loop/loop.h"
 #include "pool/pool.h"
 
+#include <jansson.h>
+
 enum sandbox_state {
 	SANDBOX_CREATING,
 	SANDBOX_SHELL,
@@ -316,6 +318,16 @@ void terminals_fail_all(struct session *s, const struct err *e);
 /** refusals_ask: true if the context's current execution waits for the names of the system calls
  * that it was refused; execution_settled() follows, soon, or the end of the session. */
 bool refusals_ask(struct context *c, const struct agent_result *r);
+
+/* requests.c */
+/** request_to_json: NULL without memory; the caller frees. */
+char *request_to_json(const struct execution *x);
+/**
+ * request_from_json: fills x. Context and language are the document's, which the caller frees also
+ * after an error; what an earlier version wrote names neither.
+ */
+int request_from_json(struct execution *x, const char *request, const char **ret_context,
+		      const char **ret_language, json_t **ret_doc);
 
 /* results.c */
 void result_from_agent(struct execution *x, const struct agent_result *r);

@@ -268,13 +268,13 @@ struct execution {
  * when this returns, and need a session that is open (session_when_open). `done` (may be NULL) is
  * called once, later: e is NULL and x finished, or e says why the session ended first. x belongs to
  * the session; between callbacks keep its id, not the pointer, unless `done` is registered
- * (execution_detach drops that, and the watcher; one that waits and is not asynchronous is
- * forgotten by it).
+ * (execution_detach drops that, and the watcher; one that waits is forgotten by it, unless it is
+ * asynchronous or `keep` says that it is to run all the same).
  */
 struct execution *session_execute(struct session *s, const struct execution_params *p,
 				  void (*done)(void *arg, struct execution *x, const struct err *e),
 				  void *arg, struct err *e);
-void execution_detach(struct execution *x);
+void execution_detach(struct execution *x, bool keep);
 /** execution_credit: bytes of its output that its watcher has passed on. */
 void execution_credit(struct execution *x, size_t bytes);
 /** execution_cancel: interrupts, then kills; or takes it out of the queue. Its result is CANCELED

@@ -240,7 +240,7 @@ def test_clients_that_take_a_terminal_from_each_other(target, session):
     jobs = [e2e.Background(fight) for _ in range(4)]
     for job in jobs:
         job.result()
-    assert set(outcomes) <= {"taken", "ServiceUnavailable"} and "taken" in outcomes, outcomes
+    assert set(outcomes) <= {"taken", "Conflict"} and "taken" in outcomes, outcomes
     assert [t["id"] for t in terminals(session)] == [first.id]
     with Terminal(session, terminal=first.id) as last:
         last.until("x\r\n")

@@ -301,8 +301,8 @@ def test_who_waits_in_the_queue_sees_that_somebody_is_there(session):
 
 def test_who_leaves_the_queue_is_never_run(session):
     job = session.background(WAIT_FOR_GO)
-    for asked in ("stop", "continue"):
-        body = {"code": "open('/mnt/data/ran', 'w')", "onDisconnect": asked}
+    for asked in ({"onDisconnect": "stop"}, {}):
+        body = {"code": "open('/mnt/data/ran', 'w')", **asked}
         with EventStream(session, body) as stream:
             assert stream.comment() == "queued"
             waiting = stream.headers["operation-id"]
@@ -314,6 +314,18 @@ def test_who_leaves_the_queue_is_never_run(session):
     go(session)
     job.result().ok()
     assert "ran" not in session.names()
+
+
+def test_who_leaves_the_queue_is_run_if_that_was_asked_for(session):
+    job = session.background(WAIT_FOR_GO)
+    body = {"code": "print('x' * 300000)\n7", "onDisconnect": "continue"}
+    with EventStream(session, body) as stream:
+        assert stream.comment() == "queued"
+        waiting = stream.headers["operation-id"]
+    go(session)
+    job.result().ok()
+    document = session.finished(waiting)
+    assert document["status"] == "Succeeded" and document["result"]["executionResult"] == 7
 
 
 # --- clients that leave ---

@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 import urllib.parse
 
@@ -378,11 +379,13 @@ def test_expired(live):
         daemon.remove()
 
 
-def refused(tmp_path, *options):
+def refused(*options):
     """Starts a daemon that must not start; what it says."""
-    command = [BIN_DIR / "bivouacd", "--listen", "127.0.0.1:0", "--state", tmp_path / "state"]
-    command += ["--run-dir", tmp_path / "run", *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    with tempfile.TemporaryDirectory(prefix="bivouac-e2e-") as where:
+        os.chmod(where, 0o755)  # for the daemon's user
+        command = [BIN_DIR / "bivouacd", "--listen", "127.0.0.1:0", "--state", f"{where}/state"]
+        command += ["--run-dir", f"{where}/run", *options]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
     assert done.returncode not in (0, -signal.SIGSYS), done
     return done.stderr
 
@@ -390,22 +393,22 @@ def refused(tmp_path, *options):
 def test_bad_settings(tmp_path, live):
     listen = ["--tls-listen", "127.0.0.1:0"]
     cert, key = ["--tls-certificate", live.cert], ["--tls-key", live.key]
-    assert "--tls-key is missing" in refused(tmp_path, *listen, *cert)
-    assert "--tls-certificate is missing" in refused(tmp_path, *listen, *key)
-    assert "without --tls-listen" in refused(tmp_path, *cert, *key)
-    assert "--tls-listen needs --tls-certificate" in refused(tmp_path, *listen)
-    bad = refused(tmp_path, "--tls-listen", "nowhere", *cert, *key)
+    assert "--tls-key is missing" in refused(*listen, *cert)
+    assert "--tls-certificate is missing" in refused(*listen, *key)
+    assert "without --tls-listen" in refused(*cert, *key)
+    assert "--tls-listen needs --tls-certificate" in refused(*listen)
+    bad = refused("--tls-listen", "nowhere", *cert, *key)
     assert "--tls-listen must be ADDR:PORT" in bad
-    bad = refused(tmp_path, "--tls-listen", "192.0.2.1:1", *cert, *key)
+    bad = refused("--tls-listen", "192.0.2.1:1", *cert, *key)
     assert "--tls-listen: " in bad and "192.0.2.1" in bad
     other = tmp_path / "other.pem"
-    gone = refused(tmp_path, *listen, *cert, "--tls-key", other)
+    gone = refused(*listen, *cert, "--tls-key", other)
     assert f"--tls-key {other}: No such file" in gone
     openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", other)
-    wrong = refused(tmp_path, *listen, *cert, "--tls-key", other)
+    wrong = refused(*listen, *cert, "--tls-key", other)
     assert "does not belong to the certificate" in wrong and str(other) in wrong
     locked = tmp_path / "locked.pem"
     openssl("pkey", "-in", live.key, "-aes128", "-passout", "pass:x", "-out", locked)
-    assert "without passphrase" in refused(tmp_path, *listen, *cert, "--tls-key", locked)
+    assert "without passphrase" in refused(*listen, *cert, "--tls-key", locked)
     other.write_bytes(b"x" * (1024 * 1024 + 1))
-    assert "larger than 1 MiB" in refused(tmp_path, *listen, "--tls-certificate", other, *key)
+    assert "larger than 1 MiB" in refused(*listen, "--tls-certificate", other, *key)

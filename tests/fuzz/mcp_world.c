@@ -277,9 +277,9 @@ struct execution *session_execute(struct session *s, const struct execution_para
 	return running;
 }
 
-void execution_detach(struct execution *x)
+void execution_detach(struct execution *x, bool keep)
 {
-	assert(x == running);
+	assert(x == running && !keep);
 	free(x);
 	running = NULL;
 }

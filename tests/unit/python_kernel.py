@@ -6,6 +6,7 @@ With BIVOUAC_TEST_ROOTFS it runs chrooted into that image, laid read-only below 
 """
 
 import array
+import importlib.util
 import os
 import pathlib
 import signal
@@ -19,6 +20,8 @@ from kernel_peer import INIT, Peer, blob, frame, lay_out
 
 DRIVER = pathlib.Path(__file__).resolve().parents[2] / "runtimes/python"
 ROOTFS = os.environ.get("BIVOUAC_TEST_ROOTFS")
+# The machine's own Python, where there is no image, may have it too.
+HAS_IPYTHON = bool(ROOTFS or importlib.util.find_spec("IPython"))
 needs_packages = pytest.mark.skipif(
     not ROOTFS, reason="needs numpy, IPython, matplotlib: set BIVOUAC_TEST_ROOTFS to an image's root"
 )

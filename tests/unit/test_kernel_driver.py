@@ -33,7 +33,7 @@ from kernel_peer import (
     garbage,
     run_frame,
 )
-from python_kernel import ROOTFS, Kernel, LaunchedKernel, interrupt_soon, kernel, zygote  # noqa: F401
+from python_kernel import HAS_IPYTHON, ROOTFS, Kernel, LaunchedKernel, interrupt_soon, kernel, zygote  # noqa: F401
 
 # The life of a kernel
 
@@ -82,7 +82,7 @@ def test_descriptors_are_not_inherited_by_programs(kernel):
 
 def test_warm_up_leaves_nothing(kernel):
     got = kernel.run("sorted(name for name in globals() if not name.startswith('_'))")
-    expected = "['In', 'Out', 'get_ipython']" if ROOTFS else "[]"
+    expected = "['In', 'Out', 'get_ipython']" if HAS_IPYTHON else "[]"
     assert (got.kind, got.value, got.out, got.err) == (TEXT, expected, "", "")
     assert kernel.value("2") == (INT, "2")
     assert kernel.value("_") == (INT, "2")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kernel_peer import BOOL, ERROR, FLOAT, INT, NONE, NULL, OK, STR, TEXT
-from python_kernel import ROOTFS, Kernel, kernel, needs_packages, zygote  # noqa: F401
+from python_kernel import HAS_IPYTHON, Kernel, kernel, needs_packages, zygote  # noqa: F401
 
 # Typing of values
 
@@ -109,7 +109,7 @@ def test_huge_values_are_bounded(kernel):
     assert kernel.value("'y' * 5_000_000") == (STR, "y" * 5_000_000)
     kind, text = kernel.value("'y' * 20_000_000")
     assert kind == TEXT and len(text) <= 1 << 20
-    assert kernel.value("list(range(5000))")[1].endswith("...]" if ROOTFS else "4999]")
+    assert kernel.value("list(range(5000))")[1].endswith("...]" if HAS_IPYTHON else "4999]")
 
 
 def test_failing_repr_is_the_cells_error(kernel):

@@ -440,7 +440,7 @@ static void test_alone_that_leaves(void **state)
 	run_in(&alone, "work", "", 64);
 	run_in(&later, "work", "", 0);
 	assert_started(1);
-	execution_detach(alone.x);
+	execution_detach(alone.x, false);
 	assert_started(2);
 	assert_int_equal(heard_nth(AGENT_EXEC, 1)->first, 1);
 }

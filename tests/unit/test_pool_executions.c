@@ -359,14 +359,37 @@ static void test_refused_limit_of_nobody(void **state)
 	run(&a, 64);
 	run(&b, 128);
 	run(&c, 0);
-	execution_detach(a.x);
+	execution_detach(a.x, false);
 	answer_memory(ERR_CONFLICT);
 	assert_asked("memory 64, memory 128, ");
-	execution_detach(b.x);
+	execution_detach(b.x, false);
 	answer_memory(ERR_CONFLICT);
 	assert_started(1);
 	assert_asked("");
 	assert_int_equal(a.calls + b.calls + c.calls, 0);
+}
+
+/* Who waits behind another: forgotten, or run for nobody. */
+static void test_detached_while_it_waits(void **state)
+{
+	static struct outcome a, b, c;
+
+	(void)state;
+	open_session();
+	run(&a, 0);
+	run(&b, 0);
+	run(&c, 0);
+	assert_started(1);
+	execution_detach(b.x, false);
+	execution_detach(c.x, true);
+	say_done(exec_op(), AGENT_RESULT_OK, AGENT_KERNEL_IDLE, "");
+	assert_started(2);
+	say_done(exec_op(), AGENT_RESULT_OK, AGENT_KERNEL_IDLE, "");
+	settle();
+	assert_started(2);
+	assert_outcome(&a, AGENT_RESULT_OK, "");
+	assert_int_equal(b.calls + c.calls, 0);
+	assert_int_equal(heard_count(AGENT_EXEC_ACK), 2);
 }
 
 static void test_lost_requests_are_repeated(void **state)
@@ -577,6 +600,7 @@ int main(void)
 		TEST(test_limit_of_one),
 		TEST(test_refused_limit),
 		TEST(test_refused_limit_of_nobody),
+		TEST(test_detached_while_it_waits),
 		TEST(test_lost_requests_are_repeated),
 		TEST(test_no_limit_without_a_controller),
 		TEST(test_memory_is_back_before_the_kernel),

@@ -43,7 +43,7 @@ static void on_started(void *arg, struct execution *x)
 	(void)arg;
 	tell("started");
 	if (detach_when_started)
-		execution_detach(x);
+		execution_detach(x, false);
 	if (delete_when_started)
 		session_delete(session);
 }
@@ -245,7 +245,7 @@ static void test_detached(void **state)
 	assert_started(1);
 	say_output(op_of(0), 1, STR("a"));
 	settle();
-	execution_detach(o.x);
+	execution_detach(o.x, false);
 	/* On its way when the agent had not heard of it. */
 	say_output(op_of(0), 1, STR("b"));
 	settle();
@@ -639,9 +639,9 @@ static void test_cancel_then_leave(void **state)
 	run(&b);
 	assert_started(1);
 	execution_cancel(b.x);
-	execution_detach(b.x);
+	execution_detach(b.x, false);
 	execution_cancel(a.x);
-	execution_detach(a.x);
+	execution_detach(a.x, false);
 	say_done(op_of(0), AGENT_RESULT_CANCELED, AGENT_KERNEL_IDLE, "");
 	settle();
 	assert_int_equal(a.calls + b.calls, 0);
