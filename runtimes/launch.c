@@ -7,11 +7,13 @@
 #include "base/wire.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/close_range.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,11 +33,76 @@ static const char *const fixed_environment[] = {
 	"GIT_PAGER=cat",
 };
 
+/* The session's memory in words. */
+
+struct memory_share {
+	struct str before, after; /* in the word */
+	unsigned percent;         /* 0: the word has none */
+};
+
+static int find_share(const char *word, struct memory_share *ret, struct err *e)
+{
+	const char *at = strstr(word, LAUNCH_MEMORY);
+	const char *end = at ? strchr(at, '}') : NULL;
+	uint64_t percent = 0;
+
+	*ret = (struct memory_share){ 0 };
+	if (!at)
+		return 0;
+	const char *number = at + sizeof(LAUNCH_MEMORY) - 1;
+
+	if (!end || !str_to_u64((struct str){ number, (size_t)(end - number) }, 100, &percent) ||
+	    !percent || strstr(end, LAUNCH_MEMORY))
+		return err_set(e, ERR_INVALID,
+			       "'%.80s': it is " LAUNCH_MEMORY "1} to " LAUNCH_MEMORY
+			       "100}, once in a word",
+			       word);
+	*ret = (struct memory_share){ .before = { word, (size_t)(at - word) },
+				      .after = str_from(end + 1),
+				      .percent = (unsigned)percent };
+	return 0;
+}
+
+/* 0: nobody says. */
+static uint64_t session_mib(void)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_RSS, &limit) < 0 || limit.rlim_max == RLIM_INFINITY
+		       ? 0
+		       : limit.rlim_max >> 20;
+}
+
+/* The words with their shares filled in. What is made here lasts until exec. */
+static int fill_shares(char *argv[static LAUNCH_WORDS_MAX + 1], struct err *e)
+{
+	uint64_t mib = session_mib();
+	size_t kept = 0;
+
+	for (size_t i = 0; argv[i]; i++) {
+		struct memory_share share;
+
+		if (find_share(argv[i], &share, e) < 0)
+			return -1;
+		if (share.percent && !mib)
+			continue;
+		argv[kept] = !share.percent
+				     ? argv[i]
+				     : str_printf("%.*s%" PRIu64 "%.*s", STR_ARG(share.before),
+						  mib * share.percent / 100, STR_ARG(share.after));
+		if (!argv[kept++])
+			return err_set(e, ERR_NOMEM, "words: out of memory");
+	}
+	argv[kept] = NULL;
+	return 0;
+}
+
 /* The recipe. */
 
 /* Cuts words apart in place. forks: they may stand for a kernel that no program is started for. */
 static int split_words(struct str value, char **argv, const char *key, bool forks, struct err *e)
 {
+	struct memory_share share;
 	size_t count = 0;
 
 	for (struct str word; (word = recipe_word(&value)).len;) {
@@ -47,6 +114,11 @@ static int split_words(struct str value, char **argv, const char *key, bool fork
 		if (value.len)
 			value = (struct str){ value.ptr + 1, value.len - 1 };
 		start[word.len] = '\0';
+		if (find_share(start, &share, e) < 0)
+			return err_wrap(e, "%s", key);
+		if (share.percent && !count)
+			return err_set(e, ERR_INVALID, "%s: '%.80s' cannot be a program", key,
+				       start);
 		argv[count++] = start;
 	}
 	argv[count] = NULL;
@@ -349,6 +421,8 @@ int launch_run(struct launch_plan *plan, const char *language, int sock)
 
 	if (program)
 		memcpy(argv, program, sizeof(argv));
+	if (rc == 0)
+		rc = fill_shares(argv, &e);
 	if (rc == 0)
 		rc = terminal ? become_terminal(plan, &f, sock, argv, &e)
 			      : become_kernel(plan, &f, sock, &e);

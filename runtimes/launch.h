@@ -38,6 +38,13 @@ struct launch_plan {
 	size_t environment_count;
 };
 
+/**
+ * In a word of a kernel or terminal `{memory_mib:70}` (1 to 100, once) stands for 70 percent of the
+ * session's memory in MiB, which the launcher knows by RLIMIT_RSS (confine.h). Where that says
+ * nothing, the whole word is left out.
+ */
+#define LAUNCH_MEMORY "{memory_mib:"
+
 /** launch_parse: reads a recipe into *plan. What is wrong with a line begins with
  * "recipe:NUMBER: ". */
 int launch_parse(struct launch_plan *plan, struct str recipe, struct err *e);

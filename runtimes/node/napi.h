@@ -40,6 +40,7 @@ napi_status napi_typeof(napi_env env, napi_value value, int *ret_type);
 napi_status napi_get_undefined(napi_env env, napi_value *ret_value);
 napi_status napi_get_boolean(napi_env env, bool value, napi_value *ret_value);
 napi_status napi_create_int32(napi_env env, int32_t value, napi_value *ret_value);
+napi_status napi_create_double(napi_env env, double value, napi_value *ret_value);
 napi_status napi_create_string_utf8(napi_env env, const char *text, size_t length,
 				    napi_value *ret_value);
 napi_status napi_get_value_int32(napi_env env, napi_value value, int32_t *ret_value);

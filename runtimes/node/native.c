@@ -15,6 +15,10 @@
  * and does not reach code after an await. A worker thread with an inspector session costs 8.5 MiB
  * and 50 ms per session. The inspector's own Runtime.evaluate aborts the process if what it has
  * called is terminated at the wrong moment.
+ *
+ * A full heap. V8 ends the process when its heap is full, and asks once before (on_heap_full()).
+ * The cell is then interrupted like by SIGINT, in a heap that may grow by what that takes, and
+ * fails; variables stay. Where the room does not suffice, on_out_of_memory() is what V8 calls last.
  */
 #include "napi.h"
 
@@ -26,6 +30,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -55,10 +60,31 @@ extern void v8_on_microtasks_completed(
 /* The topmost script's, or NULL. */
 extern napi_value v8_current_script_name(void *isolate) __asm__(
 	"_ZN2v810StackTrace28CurrentScriptNameOrSourceURLEPNS_7IsolateE");
+/*
+ * Weak: without them a full heap ends the process, as it does without us. The handler's second
+ * argument, which is not used, is a bool in Node 18 and a reference in Node 20, by two names.
+ */
+#define WEAK __attribute__((weak))
+extern void v8_on_near_heap_limit(
+	void *isolate, size_t (*callback)(void *, size_t, size_t),
+	void *data) __asm__("_ZN2v87Isolate24AddNearHeapLimitCallbackEPFmPvmmES1_") WEAK;
+extern void v8_restore_heap_limit(void *isolate, double below) __asm__(
+	"_ZN2v87Isolate36AutomaticallyRestoreInitialHeapLimitEd") WEAK;
+extern void v8_on_out_of_memory(void *isolate, void (*handler)(const char *, bool)) __asm__(
+	"_ZN2v87Isolate18SetOOMErrorHandlerEPFvPKcbE") WEAK;
+extern void
+v8_on_out_of_memory_details(void *isolate, void (*handler)(const char *, const void *)) __asm__(
+	"_ZN2v87Isolate18SetOOMErrorHandlerEPFvPKcRKNS_10OOMDetailsEE") WEAK;
 /* clang-format on */
 
 enum { STDOUT_AND_STDERR = 2, HIGH_FD = 200, STACK_SIZE = 64 * 1024 };
 enum { OFTEN_MS = 1, OFTEN_TIMES = 100, AGAIN_MS = 20, LEFT_OVER_MS = 200 };
+/* A full heap may grow by an eighth, twice: the young generation is promoted, 16 MiB, while the
+ * cell unwinds, and what is kept may fill the room of the first time. Below HEAP_RESTORED of what
+ * it may have it is full no more. */
+enum { HEAP_STEP = 8, HEAP_STEPS = 2 };
+#define HEAP_RESTORED 0.8
+enum { EXIT_NO_MEMORY = 71 }; /* KERNEL_EXIT_NO_MEMORY of base/kernel_proto.h */
 enum { DELICATE_TIMES = 100, NAME_SIZE = 256 };
 #define LEFT_OVER UINT32_MAX /* epoch of code that runs between cells */
 
@@ -77,9 +103,11 @@ static struct {
 	sem_t signalled;
 	_Atomic uint32_t epoch;  /* of the running cell; 0: none runs */
 	_Atomic uint32_t marked; /* epoch of the cell that is to be interrupted */
+	_Atomic bool asked;      /* V8 has been asked to call on_interrupt(), and has not yet */
 	_Atomic bool stopping;   /* driver_stop() was called, on_wake() has not come yet */
 	int delicate;            /* times in a row that the code at hand was not to be terminated */
 	bool held;               /* what runs is on_wake()'s function */
+	size_t heap_bytes;       /* what the heap may have, once it was full in this cell; else 0 */
 	bool terminated;         /* V8 was asked to terminate, and has not been seen to do it */
 	uint32_t last_epoch;
 	uint32_t *hook_fields; /* Node's stack of async contexts, see forget_async_contexts() */
@@ -88,14 +116,20 @@ static struct {
 	struct kept_fd kept[STDOUT_AND_STDERR];
 } driver;
 
+static void mark(void)
+{
+	uint32_t epoch = atomic_load(&driver.epoch);
+
+	atomic_store(&driver.marked, epoch ? epoch : LEFT_OVER);
+	sem_post(&driver.signalled);
+}
+
 static void on_sigint(int sig)
 {
 	int saved = errno;
-	uint32_t epoch = atomic_load(&driver.epoch);
 
 	(void)sig;
-	atomic_store(&driver.marked, epoch ? epoch : LEFT_OVER);
-	sem_post(&driver.signalled);
+	mark();
 	errno = saved;
 }
 
@@ -154,6 +188,7 @@ static void on_interrupt(void *isolate, void *data)
 {
 	(void)isolate;
 	(void)data;
+	atomic_store(&driver.asked, false);
 	if (!is_marked() || driver.held)
 		return;
 	if (driver.delicate < DELICATE_TIMES && is_delicate()) {
@@ -162,6 +197,16 @@ static void on_interrupt(void *isolate, void *data)
 	}
 	driver.delicate = 0;
 	terminate();
+}
+
+/*
+ * One at a time: V8 queues what is asked for while it collects garbage, for long in a full heap,
+ * and delicate code would have been asked for often enough before it had a chance to go on.
+ */
+static void ask_interrupt(void)
+{
+	if (!atomic_exchange(&driver.asked, true))
+		v8_request_interrupt(driver.isolate, on_interrupt, NULL);
 }
 
 /* On the main thread, when all JavaScript has returned to Node's event loop. */
@@ -182,6 +227,52 @@ static void on_microtasks_completed(void *isolate, void *data)
 	(void)data;
 	if (v8_is_terminating(isolate))
 		on_call_completed(isolate);
+}
+
+/*
+ * On the main thread, within the garbage collector: what lives leaves no room. Returns the new
+ * limit in bytes; if that is the old one, V8 ends the process.
+ */
+static size_t on_heap_full(void *data, size_t limit, size_t initial)
+{
+	size_t step = initial / HEAP_STEP;
+
+	(void)data;
+	if (limit + step > initial + HEAP_STEPS * step)
+		return limit;
+	driver.heap_bytes = initial;
+	mark();
+	/* The thread does so too, but may get its turn when it is too late. */
+	ask_interrupt();
+	return limit + step;
+}
+
+static void on_out_of_memory(const char *where, bool of_heap)
+{
+	static const char text[] = "FATAL ERROR: JavaScript heap out of memory\n";
+
+	(void)where;
+	(void)of_heap;
+	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	_exit(EXIT_NO_MEMORY);
+}
+
+static void on_out_of_memory_details(const char *where, const void *details)
+{
+	(void)details;
+	on_out_of_memory(where, true);
+}
+
+static void watch_heap(void)
+{
+	if (v8_on_near_heap_limit && v8_restore_heap_limit) {
+		v8_on_near_heap_limit(driver.isolate, on_heap_full, NULL);
+		v8_restore_heap_limit(driver.isolate, HEAP_RESTORED);
+	}
+	if (v8_on_out_of_memory)
+		v8_on_out_of_memory(driver.isolate, on_out_of_memory);
+	if (v8_on_out_of_memory_details)
+		v8_on_out_of_memory_details(driver.isolate, on_out_of_memory_details);
 }
 
 static void call_wake(void)
@@ -232,7 +323,7 @@ static void *watch(void *unused)
 		if (sem_wait(&driver.signalled) < 0)
 			continue;
 		for (int times = 0; is_stuck(); times++) {
-			v8_request_interrupt(driver.isolate, on_interrupt, NULL);
+			ask_interrupt();
 			call_wake();
 			(void)wait_signal(times < OFTEN_TIMES ? OFTEN_MS : AGAIN_MS);
 		}
@@ -240,12 +331,22 @@ static void *watch(void *unused)
 	return NULL;
 }
 
+/* What the session has (confine.c), 0 if nobody says. */
+static uint64_t session_bytes(void)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_RSS, &limit) == 0 && limit.rlim_max != RLIM_INFINITY
+		       ? limit.rlim_max
+		       : 0;
+}
+
 /* On the main thread, from the event loop: no JavaScript is running. */
 static void on_wake(napi_env env, napi_value function, void *context, void *data)
 {
 	uint32_t left_over = LEFT_OVER;
 	napi_value self = NULL;
-	napi_value interrupted = NULL;
+	napi_value argv[3] = { NULL };
 
 	(void)context;
 	(void)data;
@@ -254,10 +355,12 @@ static void on_wake(napi_env env, napi_value function, void *context, void *data
 
 	if (!env || !(is_marked() || stopped))
 		return; /* no env: Node is shutting down */
-	if (napi_get_undefined(env, &self) || napi_get_boolean(env, is_marked(), &interrupted))
+	if (napi_get_undefined(env, &self) || napi_get_boolean(env, is_marked(), &argv[0]) ||
+	    napi_create_double(env, (double)(driver.heap_bytes >> 20), &argv[1]) ||
+	    napi_create_double(env, (double)(session_bytes() >> 20), &argv[2]))
 		return;
 	driver.held = true;
-	(void)napi_call_function(env, self, function, 1, &interrupted, NULL);
+	(void)napi_call_function(env, self, function, 3, argv, NULL);
 	driver.held = false;
 }
 
@@ -369,6 +472,7 @@ static napi_value driver_start(napi_env env, napi_callback_info info)
 	}
 	v8_on_call_completed(driver.isolate, on_call_completed);
 	v8_on_microtasks_completed(driver.isolate, on_microtasks_completed, NULL);
+	watch_heap();
 	keep_output();
 	take_sigint();
 	return NULL;
@@ -382,6 +486,7 @@ static napi_value driver_arm(napi_env env, napi_callback_info info)
 	if (++driver.last_epoch == LEFT_OVER)
 		driver.last_epoch = 1;
 	atomic_store(&driver.marked, 0); /* if it was meant for what is over */
+	driver.heap_bytes = 0;
 	atomic_store(&driver.epoch, driver.last_epoch);
 	return NULL;
 }

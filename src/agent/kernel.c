@@ -428,8 +428,10 @@ void kernel_advance(struct agent *a, struct agent_kernel *k)
 
 void kernel_died(struct agent *a, struct agent_kernel *k, int status)
 {
-	bool oom = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL &&
-		   exec_oom_kills() > k->oom_kills;
+	/* SECURITY: its code can end with this status too, and is told so much of itself. */
+	bool oom = WIFSIGNALED(status)
+			   ? WTERMSIG(status) == SIGKILL && exec_oom_kills() > k->oom_kills
+			   : WEXITSTATUS(status) == KERNEL_EXIT_NO_MEMORY;
 
 	k->death = oom                   ? AGENT_DEATH_OOM
 		   : k->killed           ? AGENT_DEATH_KILLED

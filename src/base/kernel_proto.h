@@ -56,6 +56,10 @@ enum kernel_run_flag {
  * cannot know what for; the agent can (AGENT_RESULT_OOM). */
 #define KERNEL_NAME_KILLED "Killed"
 
+/** Exit status of a kernel whose language has no memory left within the session's limit, where the
+ * machine has killed nobody (AGENT_RESULT_OOM): that of ERR_NOMEM in base/err.h. */
+#define KERNEL_EXIT_NO_MEMORY 71
+
 enum kernel_status {
 	KERNEL_OK = 0,
 	KERNEL_ERROR = 1,       /* the cell raised (also SyntaxError) */

@@ -54,6 +54,9 @@ static int set_rlimits(const struct confine_limits *limits, struct err *e)
 		{ RLIMIT_MEMLOCK, 8 << 20 },
 		{ RLIMIT_NOFILE, limits->open_files },
 		{ RLIMIT_NPROC, limits->pids },
+		/* SECURITY: tells what the pool's document says and its caller may know; the
+		 * memory cgroup keeps the limit, whatever becomes of this. */
+		{ RLIMIT_RSS, limits->memory_bytes },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {

@@ -18,6 +18,9 @@
 struct confine_limits {
 	uint32_t open_files; /* of each process */
 	uint32_t pids;       /* processes and threads of the sandbox's user, all together */
+	/* Kept by the cgroup, and told to programs as RLIMIT_RSS (`ulimit -m`), which Linux does
+	 * not enforce (getrlimit(2)). */
+	uint64_t memory_bytes;
 };
 
 /** confine_become_session: resource limits, ids, securebits, empty capability

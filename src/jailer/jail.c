@@ -228,7 +228,8 @@ static int child_main(const struct jail_spawn *s, int *io_status_fd, struct err 
 	if (syscall(SYS_close_range, 8, ~0U, 0) < 0)
 		return err_sys(e, "close descriptors");
 	/* The agent's own files are bounded by its protocol; openFiles is for the caller's code. */
-	const struct confine_limits limits = { AGENT_OPEN_FILES, s->limits->pids };
+	const struct confine_limits limits = { AGENT_OPEN_FILES, s->limits->pids,
+					       s->limits->memory_bytes };
 
 	if (confine_become_session(&limits, e) < 0 || confine_install_filter(6, NULL, e) < 0)
 		return -1;

@@ -409,7 +409,7 @@ static int op_memory(struct jailer *j, const struct jailer_request *rq, struct e
 
 	if (!s || s->dying)
 		return err_set(e, ERR_NOT_FOUND, "sandbox %s is gone", rq->sid);
-	uint64_t most = s->rec.memory_bytes;
+	uint64_t most = s->rec.limits.memory_bytes;
 	uint64_t bytes = rq->limits.memory_bytes ? rq->limits.memory_bytes : most;
 
 	if (bytes > most)

@@ -25,7 +25,7 @@ int record_write(int dfd, const struct record *r, struct err *e)
 	char text[256];
 	int n = snprintf(text, sizeof(text), "2 %u %d %llu %s %u %u %" PRIu64 "\n", r->slot,
 			 (int)r->pid, r->start_time, r->image, r->limits.open_files, r->limits.pids,
-			 r->memory_bytes);
+			 r->limits.memory_bytes);
 
 	/* No fsync: sandboxes do not survive the machine. The rename makes the record whole or
 	 * absent. */
@@ -66,7 +66,7 @@ int record_each(int dfd, void (*fn)(const struct record *r, void *arg), void *ar
 		if (fd_read_file(dfd, r.sid, 512, &text, e) < 0 || !text.ptr ||
 		    sscanf(text.ptr, "2 %u %d %llu %64s %u %u %" SCNu64, &r.slot, &pid,
 			   &r.start_time, r.image, &r.limits.open_files, &r.limits.pids,
-			   &r.memory_bytes) != 7 ||
+			   &r.limits.memory_bytes) != 7 ||
 		    r.slot >= RECORD_SLOTS || pid <= 1)
 			pid = 0;
 		r.pid = pid;

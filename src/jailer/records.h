@@ -20,9 +20,9 @@ struct record {
 	unsigned long long
 		start_time; /* field 22 of /proc/pid/stat: tells a reused pid from ours */
 	/* SECURITY: of every kernel to come; kept here and not asked for in START_KERNEL, so that
-	 * the daemon cannot change them once the sandbox is made. */
+	 * the daemon cannot change them once the sandbox is made. The memory is what CREATE set,
+	 * and the most that MEMORY may set. */
 	struct confine_limits limits;
-	uint64_t memory_bytes; /* what CREATE set, and the most that MEMORY may set */
 };
 
 int record_write(int dfd, const struct record *r, struct err *e);

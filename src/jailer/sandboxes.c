@@ -230,8 +230,8 @@ static int create_with_slot(struct jailer *j, const struct jailer_request *rq, s
 int sandbox_create(struct jailer *j, const struct jailer_request *rq, struct err *e)
 {
 	struct zygote *z = sandbox_image(j, rq->image, e);
-	struct record r = { .limits = { rq->limits.open_files, rq->limits.pids },
-			    .memory_bytes = rq->limits.memory_bytes };
+	struct record r = { .limits = { rq->limits.open_files, rq->limits.pids,
+					rq->limits.memory_bytes } };
 
 	if (!z)
 		return -1;

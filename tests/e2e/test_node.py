@@ -111,3 +111,85 @@ def test_the_end_of_the_process_is_an_error_and_a_new_start(session):
     assert run(session, "process.abort()")["status"] == "Failed"
     assert value(session, "typeof kept") == "undefined"
     assert value(session, "process.exit(0); 5") == ""
+
+
+# Memory: V8's own heap, and what is outside of it
+
+
+@pytest.fixture(scope="module")
+def small_pool(daemon):
+    p = daemon.make_pool(type="NodeLTS", limits={"memory": "256Mi"})
+    yield p
+    p.delete()
+
+
+@pytest.fixture
+def small(small_pool):
+    s = small_pool.session()
+    yield s
+    s.delete()
+
+
+HEAP_LIMIT = "Math.floor(require('v8').getHeapStatistics().heap_size_limit / 2 ** 20)"
+
+
+@pytest.mark.parametrize("memory, mib", [("128Mi", 128), ("256Mi", 256), ("2Gi", 2048)])
+@pytest.mark.parametrize("type", ["NodeLTS", "Shell"])
+def test_v8_knows_the_memory_of_the_session(make_pool, type, memory, mib):
+    session = make_pool(maximum=2, ready=0, type=type, limits={"memory": memory}).session()
+    share = mib * 60 // 100
+    # With V8's young generation, at most 48 MiB.
+    assert share <= session.value(HEAP_LIMIT, language="node") <= share + 48
+    assert session.stdout("ulimit -m; ulimit -Hm", language="shell") == f"{mib << 10}\n" * 2
+    session.delete()
+
+
+def test_garbage_without_end(small):
+    """Far more than the session has, but never at once."""
+    code = "for (let n = 0; n < 150; n++) { globalThis.made = []; for (let i = 0; i < 3e5; i++) made.push({i}) } 'done'"
+    assert value(small, code) == "done"
+
+
+@pytest.mark.parametrize(
+    "hoard",
+    [
+        "for (let i = 0; ; i++) heap.push({i, text: 'x' + i})",
+        "(() => { const mine = []; for (let i = 0; ; i++) mine.push([i]) })()",
+        "for (let i = 0; ; i++) { heap.push({i}); if (i % 1000 === 0) await null }",
+    ],
+)
+def test_a_full_heap_fails_the_cell_and_keeps_the_state(small, hoard):
+    value(small, "const kept = 41; let heap = []; 0")
+    for _ in range(2):
+        document = run(small, f"console.log('begun'); {hoard}")
+        assert document["status"] == "Failed"
+        assert document["error"]["code"] == "CodeExecutionFailed"
+        assert document["error"]["message"] == (
+            "RangeError: JavaScript heap out of memory: the session has 256 MiB, of which 153 MiB are for JavaScript"
+            " objects; the cell was ended, variables are kept"
+        )
+        assert document["result"]["stdout"] == "begun\n"
+        assert value(small, "heap = []; kept + 1") == 42
+
+
+def test_what_no_interrupt_reaches_is_out_of_memory(small):
+    """One call that makes more than V8 may have: the kernel ends, and says of what."""
+    value(small, "const kept = 41")
+    document = run(small, "JSON.parse('[' + '[],'.repeat(1e7) + '[]]')")
+    assert document["error"]["code"] == "ExecutionOutOfMemory"
+    assert "the session reached its memory limit of 256 MiB (sessionLimits.memory)" in document["result"]["stderr"]
+    assert value(small, "typeof kept") == "undefined"
+
+
+def test_memory_outside_of_the_heap_is_the_cgroups(small):
+    value(small, "const kept = 41")
+    document = run(small, "const parts = []; for (;;) parts.push(Buffer.alloc(1 << 20, 1))")
+    assert document["error"]["code"] == "ExecutionOutOfMemory"
+    assert "256 MiB" in document["result"]["stderr"]
+    assert value(small, "typeof kept") == "undefined"
+
+
+def test_the_exit_status_says_that_there_is_no_memory(small):
+    for status, code in ((71, "ExecutionOutOfMemory"), (70, "KernelDied")):
+        assert run(small, f"process.reallyExit({status})")["error"]["code"] == code
+        assert value(small, "1 + 1") == 2

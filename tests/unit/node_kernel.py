@@ -7,6 +7,7 @@ this tree's driver; without, with the Node of this machine.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -45,6 +46,14 @@ def node_arguments():
     raise AssertionError("the recipe has no kernel = node")
 
 
+def filled(words, memory_mib):
+    """As runtimes/launch.c fills in what a session has; None: nobody says."""
+    share = re.compile(r"\{memory_mib:(\d+)\}")
+    if memory_mib is None:
+        return [word for word in words if not share.search(str(word))]
+    return [share.sub(lambda m: str(memory_mib * int(m[1]) // 100), str(word)) for word in words]
+
+
 class Launcher:
     def __init__(self, base):
         self.driver = base / "driver"
@@ -71,6 +80,12 @@ class Launcher:
             self.argv[-1] = self.driver / "kernel.js"
             self.where = {"cwd": self.work, "env": {**ENVIRONMENT, "HOME": str(self.work)}}
 
+    def command(self, memory_mib):
+        words = filled(self.argv, memory_mib)
+        if memory_mib is None:
+            return words
+        return ["sh", "-c", 'ulimit -m "$0"; exec "$@"', str(memory_mib << 10), *words]
+
     def close(self):
         if self.holder:
             self.holder.kill()
@@ -78,9 +93,9 @@ class Launcher:
 
 
 class Kernel(Peer):
-    def __init__(self, launcher, warm=True):
+    def __init__(self, launcher, warm=True, memory_mib=None):
         super().__init__()
-        self.launch(launcher.argv, **launcher.where)
+        self.launch(launcher.command(memory_mib), **launcher.where)
         if warm:
             self.sock.sendall(run_frame(0, b""))
             got = self.finish()

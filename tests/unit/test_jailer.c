@@ -401,8 +401,7 @@ static void test_records(void **state)
 			    .slot = RECORD_SLOTS - 1,
 			    .pid = 4711,
 			    .start_time = 18446744073709551615ull,
-			    .limits = { 1048576, 1000000 },
-			    .memory_bytes = 1ull << 40 };
+			    .limits = { 1048576, 1000000, 1ull << 40 } };
 	struct err e = ERR_INIT;
 
 	(void)state;
@@ -418,7 +417,7 @@ static void test_records(void **state)
 	assert_true(s.last.start_time == r.start_time);
 	assert_int_equal(s.last.limits.open_files, 1048576);
 	assert_int_equal(s.last.limits.pids, 1000000);
-	assert_true(s.last.memory_bytes == 1ull << 40);
+	assert_true(s.last.limits.memory_bytes == 1ull << 40);
 	r.slot = 0;
 	assert_int_equal(record_write(dfd, &r, &e), 0); /* replaces */
 	s = read_records();

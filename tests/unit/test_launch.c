@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -98,6 +99,15 @@ static void test_bad_recipes(void **state)
 		{ "kernel = a /a\nenvironment = =1", "NAME=value" },
 		{ "kernel = a /a\nenvironment = 1A=1", "NAME=value" },
 		{ "kernel = a /a\nenvironment = A B=1", "NAME=value" },
+		{ "kernel = a /a {memory_mib:}", "recipe:1: kernel: '{memory_mib:}'" },
+		{ "kernel = a /a {memory_mib:0}", "{memory_mib:1} to {memory_mib:100}" },
+		{ "kernel = a /a {memory_mib:101}", "'{memory_mib:101}'" },
+		{ "kernel = a /a {memory_mib:+7}", "'{memory_mib:+7}'" },
+		{ "kernel = a /a {memory_mib: 7}", "'{memory_mib:'" },
+		{ "kernel = a /a --x={memory_mib:7", "'--x={memory_mib:7'" },
+		{ "kernel = a /a {memory_mib:7}{memory_mib:8}", "once in a word" },
+		{ "kernel = a /a{memory_mib:7}", "'/a{memory_mib:7}' cannot be a program" },
+		{ "kernel = a /a\nterminal = /b {memory_mib:x}", "recipe:2: terminal: " },
 	};
 	struct err e = ERR_INIT;
 
@@ -150,6 +160,8 @@ static void test_bounds(void **state)
 	assert_int_equal(e.code, ERR_TOO_LARGE);
 }
 
+static rlim_t memory = RLIM_INFINITY; /* what the launcher is told */
+
 struct run {
 	pid_t pid;
 	int sock;
@@ -170,7 +182,10 @@ static struct run start(const char *recipe, const char *language, uint8_t type, 
 	assert_int_equal(pipe2(err_pipe, O_CLOEXEC), 0);
 	r.pid = fork();
 	if (r.pid == 0) {
+		const struct rlimit limit = { memory, memory };
+
 		dup2(err_pipe[1], STDERR_FILENO);
+		setrlimit(RLIMIT_RSS, &limit);
 		_exit(launch_run(&plan, language, pair[1]));
 	}
 	struct buf b;
@@ -243,6 +258,35 @@ static void test_run(void **state)
 	assert_int_equal(lines, 10);
 }
 
+/* What a program is given of words that name the session's memory. */
+static void test_memory(void **state)
+{
+	static const struct {
+		rlim_t bytes;
+		const char *want;
+	} rows[] = {
+		{ RLIM_INFINITY, "{memory_mib} a\n" },
+		{ 1ull << 40, "--a=734003b 10485 1048576x {memory_mib} a\n" },
+		{ (256u << 20) - 1, "--a=178b 2 255x {memory_mib} a\n" },
+		{ 256u << 20, "--a=179b 2 256x {memory_mib} a\n" },
+		{ 1u << 20, "--a=0b 0 1x {memory_mib} a\n" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		memory = rows[i].bytes;
+		struct run r = start("kernel = echo /bin/echo --a={memory_mib:70}b {memory_mib:1}"
+				     " {memory_mib:100}x {memory_mib} a",
+				     "", KERNEL_INIT, INIT_PAYLOAD);
+		OWNED_MEM char *out = read_all(r.out);
+
+		assert_int_equal(finish(&r), 0);
+		close(r.err);
+		assert_string_equal(out, rows[i].want);
+	}
+	memory = RLIM_INFINITY;
+}
+
 static void test_descriptors(void **state)
 {
 	struct run r = start("kernel = ls /bin/ls /proc/self/fd", "", KERNEL_INIT, INIT_PAYLOAD);
@@ -302,10 +346,10 @@ static void test_bad_frames(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_recipe),      cmocka_unit_test(test_bad_recipes),
-		cmocka_unit_test(test_bounds),      cmocka_unit_test(test_run),
-		cmocka_unit_test(test_descriptors), cmocka_unit_test(test_missing_program),
-		cmocka_unit_test(test_bad_frames),
+		cmocka_unit_test(test_recipe),          cmocka_unit_test(test_bad_recipes),
+		cmocka_unit_test(test_bounds),          cmocka_unit_test(test_run),
+		cmocka_unit_test(test_memory),          cmocka_unit_test(test_descriptors),
+		cmocka_unit_test(test_missing_program), cmocka_unit_test(test_bad_frames),
 	};
 
 	/* A first frame may go to a process that has given up. */

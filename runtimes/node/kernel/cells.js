@@ -21,6 +21,13 @@ const UNCAUGHT = 'uncaughtException';
 const WARM_UP = `console.log([1, {a: 'x'}]); console.error(1); await 1;
 	try { null.x } catch (error) { console.log(error) } ({warm: [1, 'up']})`;
 
+function heapText(heapMib, sessionMib) {
+	const share = sessionMib > 0
+		? `the session has ${sessionMib} MiB, of which ${heapMib} MiB are for JavaScript objects`
+		: `${heapMib} MiB are for JavaScript objects`;
+	return `JavaScript heap out of memory: ${share}; the cell was ended, variables are kept`;
+}
+
 class Cells {
 	constructor(native, streams, send) {
 		this.native = native;
@@ -119,12 +126,15 @@ class Cells {
 	}
 
 	/** The native part has terminated running code, or an interrupt found none running. */
-	wake(interrupted) {
+	wake(interrupted, heapMib, sessionMib) {
 		const cell = this.current;
 		if (cell === null) {
 			return;
 		}
-		if (interrupted) {
+		if (interrupted && heapMib > 0) {
+			const error = errors.plain('RangeError', heapText(heapMib, sessionMib));
+			cell.frame = () => proto.failed(proto.ERROR, error);
+		} else if (interrupted) {
 			const error = errors.plain('Interrupted', 'the cell was interrupted');
 			cell.frame = () => proto.failed(proto.INTERRUPTED, error);
 		} else if (this.exitCode === 0) {

@@ -65,8 +65,8 @@ function main() {
 		}
 	};
 
-	native.start((interrupted) => cells.wake(interrupted), __dirname + path.sep,
-		...surroundings.asyncFields());
+	native.start((interrupted, heapMib, sessionMib) => cells.wake(interrupted, heapMib, sessionMib),
+		__dirname + path.sep, ...surroundings.asyncFields());
 	surroundings.install((code) => cells.exit(code));
 	modules.install();
 	const socket = new Socket({ fd, readable: true, writable: false, allowHalfOpen: true });
