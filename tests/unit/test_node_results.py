@@ -204,6 +204,44 @@ def test_uncaught_in_callbacks_is_the_running_cells_error(kernel):
     assert kernel.run("1").status == OK
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "queueMicrotask(() => { throw new Error('lost') }); 2",
+        "queueMicrotask(() => { throw new Error('lost') }); await 0; 2",
+        "process.nextTick(() => { throw new Error('lost') }); 2",
+        "process.nextTick(() => { throw new Error('lost') }); await 0; 2",
+        "setImmediate(() => { throw new Error('lost') }); 2",
+        "setTimeout(() => { throw new Error('lost') }, 2); await new Promise((r) => setTimeout(r, 50)); 2",
+        "setTimeout(() => { throw new Error('lost') }, 0); for (const end = Date.now() + 20; Date.now() < end;); await new Promise(setImmediate); 2",
+        "Promise.reject(new Error('lost')); 2",
+        "Promise.reject(new Error('lost')); await 0; 2",
+        "(async () => { await null; throw new Error('lost') })(); await 0; 2",
+        "new Promise(() => { throw new Error('lost') }); await new Promise((r) => setTimeout(r, 5)); 2",
+    ],
+)
+def test_no_value_comes_in_place_of_an_error(kernel, code):
+    got = kernel.run(code)
+    assert (got.status, got.name, got.text, got.err) == (ERROR, "Error", "lost", "")
+    assert "cell 1:1:" in got.traceback
+    assert kernel.run("1").value == "1"
+
+
+def test_the_first_error_is_the_cells(kernel):
+    throws = "queueMicrotask(() => { throw new Error('first') }); queueMicrotask(() => { throw new RangeError('second') });"
+    for code in (throws + "2", throws + "await 0; await 0; throw new Error('third')"):
+        got = kernel.run(code)
+        assert (got.status, got.text) == (ERROR, "first")
+        assert "Uncaught RangeError: second\n    at cell " in got.err and "first" not in got.err
+        assert ("third" in got.err) == ("third" in code)
+    got = kernel.run("Promise.reject(new Error('left alone')); throw new Error('thrown')")
+    assert (got.status, got.text) == (ERROR, "thrown") and "Uncaught Error: left alone" in got.err
+    got = kernel.run("const p = Promise.reject(new Error('handled')); await 0; p.catch(() => {}); 2")
+    assert (got.status, got.value, got.err) == (OK, "2", "")
+    got = kernel.run("queueMicrotask(() => { throw new Error('after') }); process.exit(0)")
+    assert (got.status, got.kind) == (OK, NONE)
+
+
 def test_process_exit_ends_the_cell_only(kernel):
     got = kernel.run("var x = 1\nprocess.exit(3)\nx = 2")
     assert (got.status, got.name, got.text) == (ERROR, "ProcessExit", "process.exit(3)")

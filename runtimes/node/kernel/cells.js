@@ -40,7 +40,7 @@ class Cells {
 	}
 
 	run({ number, flags, code }) {
-		const cell = { number, frame: null, image: null };
+		const cell = { number, frame: null, failed: false, image: null };
 		this.keepListening();
 		this.current = cell;
 		this.streams.mute(number === 0);
@@ -100,14 +100,22 @@ class Cells {
 		this.settle(cell, () => proto.done(cell.image ?? value));
 	}
 
+	// The first error is the cell's; those that come before it has ended are messages.
 	fail(cell, error) {
-		this.settle(cell, () => proto.failed(proto.ERROR, error));
+		if (cell.failed) {
+			this.complain(error);
+			return;
+		}
+		this.settle(cell, () => proto.failed(proto.ERROR, error), true);
 	}
 
 	// Not at once: a promise that the cell rejected and left alone is reported before that.
-	settle(cell, frame) {
+	settle(cell, frame, failed = false) {
 		const first = cell.frame === null;
-		cell.frame = frame;
+		if (!cell.failed) {
+			cell.frame = frame;
+			cell.failed = failed;
+		}
 		if (first) {
 			later(() => this.finish(cell));
 		}
@@ -143,6 +151,7 @@ class Cells {
 			const error = errors.plain('ProcessExit', `process.exit(${this.exitCode})`);
 			cell.frame = () => proto.failed(proto.ERROR, error);
 		}
+		cell.failed = true; // nothing else comes in its place
 		// Microtasks come first, so that what the cell had begun there ends with it.
 		later(() => this.finish(cell));
 	}
@@ -174,8 +183,12 @@ class Cells {
 		const described = errors.describe(error);
 		if (this.current !== null) {
 			this.fail(this.current, described);
-			return;
+		} else {
+			this.complain(described);
 		}
+	}
+
+	complain(described) {
 		const again = proto.bytes('Uncaught ');
 		const prefixed = described.traceback.subarray(0, again.length).equals(again);
 		this.native.write(2, prefixed ? described.traceback
