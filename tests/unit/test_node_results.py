@@ -199,7 +199,7 @@ def test_uncaught_in_callbacks_is_the_running_cells_error(kernel):
     kernel.run("let seen; process.on('uncaughtException', (e) => { seen = e.message })")
     assert kernel.value("setTimeout(() => { throw new Error('own') }, 2); await new Promise((r) => setTimeout(r, 50)); seen") == (STR, "own")
     kernel.run("process.removeAllListeners()")
-    kernel.run("setTimeout(() => { throw new Error('after') }, 2); 0")
+    kernel.run("setTimeout(() => { throw new Error('after') }, 100); 0")
     kernel.wait_for("after", kernel.err)
     assert kernel.run("1").status == OK
 
