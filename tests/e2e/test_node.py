@@ -102,6 +102,11 @@ def test_what_node_asks_of_the_sandbox(session):
 def test_modules_of_the_image(session):
     assert value(session, "require('lodash').chunk([1, 2, 3], 2).length") == 2
     assert value(session, "import _ from 'lodash'; _.sum([1, 2])") == 3
+    assert value(session, "import { chunk, sum as total } from 'lodash'; total(chunk([1, 2, 3], 2)[0])") == 3
+    document = run(session, "import { nope } from 'lodash'")
+    assert document["error"]["message"].startswith(
+        "SyntaxError: The requested module 'lodash' does not provide an export named 'nope'"
+    )
     assert value(session, "import { load } from 'cheerio'; load('<b>x</b>')('b').text()") == "x"
     assert value(session, "require('js-yaml').load('a: 1').a") == 1
 

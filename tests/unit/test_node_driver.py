@@ -169,11 +169,11 @@ def test_output_between_cells_does_not_end_the_kernel(kernel):
     kernel.run("let n = 0; const t = setInterval(() => { console.log('tick', n++); if (n === 3) clearInterval(t) }, 5); 0")
     got = kernel.run("await new Promise((r) => { const w = setInterval(() => n >= 3 && r(clearInterval(w)), 1) }); n")
     assert (got.status, got.value) == (OK, "3")
-    kernel.run("setTimeout(() => { throw new Error('late failure') }, 5); Promise.reject(new Error('x')).catch(() => {}); 0")
+    kernel.run("setTimeout(() => { throw new Error('late failure') }, 100); Promise.reject(new Error('x')).catch(() => {}); 0")
     kernel.wait_for("late failure", kernel.err)
     got = kernel.run("1")
     assert got.status == OK and got.err.startswith("Uncaught Error: late failure\n    at Timeout._onTimeout (cell 3:1:")
-    kernel.run("const rejects = new Promise((_, reject) => setTimeout(reject, 5, 'why')); 0")
+    kernel.run("const rejects = new Promise((_, reject) => setTimeout(reject, 100, 'why')); 0")
     kernel.wait_for("why", kernel.err)
     assert kernel.run("1").err.startswith("Uncaught ")
     assert kernel.run("await rejects").text == "'why'"
@@ -341,6 +341,44 @@ def test_require_and_import(kernel):
 )
 def test_import_is_told_from_text(kernel, code, kind, value):
     assert kernel.value(code) == (kind, value)
+
+
+def test_import_of_names(kernel):
+    kernel.run("fs.writeFileSync('names.cjs', 'const all = {a: 1, get b() { return 2 }, none: undefined}; module.exports = all');"
+               "fs.writeFileSync('instance.cjs', 'class C { m() { return 3 } }; module.exports = new C()');"
+               "fs.writeFileSync('five.cjs', 'module.exports = 5');"
+               "fs.writeFileSync('then.mjs', 'export const x = 6; export default {x: 7, y: 8}');"
+               "fs.writeFileSync('bare.mjs', 'export const x = 9')")  # fmt: skip
+    assert kernel.value("import { a, b as c, none } from './names.cjs'; [a, c, none]") == (TEXT, "[ 1, 2, undefined ]")
+    assert kernel.value("import all, { default as same } from './names.cjs'; all === same && all.b === 2") == (BOOL, "1")
+    assert kernel.value("import { m } from './instance.cjs'; m()") == (INT, "3")
+    assert kernel.value("import five from './five.cjs'; import {} from './five.cjs'; five") == (INT, "5")
+    assert kernel.value("import { x, y } from './then.mjs'; x + y") == (INT, "14")
+    assert kernel.value("import * as bare from './bare.mjs'; bare.nope ?? bare.x") == (INT, "9")
+    assert kernel.value("(await import('./bare.mjs')).nope") == (NONE, "")
+    kernel.run("let kept = 1")
+    for declaration, module, name in (
+        ("import { nope } from 'fs'", "fs", "nope"),
+        ("import { sep, join as j,\n nope as other } from 'path'", "path", "nope"),
+        ("import { toString } from 'node:os'", "node:os", "toString"),
+        ("import { toString } from './names.cjs'", "./names.cjs", "toString"),
+        ("import { a } from './five.cjs'", "./five.cjs", "a"),
+        ("import d from './bare.mjs'", "./bare.mjs", "default"),
+    ):
+        got = kernel.run(f"{declaration}; kept = 2")
+        text = f"The requested module '{module}' does not provide an export named '{name}'"
+        assert (got.status, got.name, got.text) == (ERROR, "SyntaxError", text)
+        assert got.traceback.startswith(f"SyntaxError: {text}\n    at cell ") and len(got.traceback.splitlines()) == 2
+    assert kernel.value("kept") == (INT, "1")
+    assert kernel.value("import { readFileSync as nope } from 'fs'; typeof nope") == (STR, "function")
+
+
+def test_traceback_of_a_module_that_is_not_there(kernel):
+    got = kernel.run("import x from 'no-such-module'")
+    lines = got.traceback.splitlines()
+    assert lines[0].startswith("Error [ERR_MODULE_NOT_FOUND]: Cannot find package 'no-such-module'")
+    assert "    {" not in lines and lines[-1] == "}"
+    assert sum(line.endswith(" {") for line in lines) == 1
 
 
 def test_errors_after_imports_name_the_right_line(kernel):

@@ -199,9 +199,96 @@ def test_uncaught_in_callbacks_is_the_running_cells_error(kernel):
     kernel.run("let seen; process.on('uncaughtException', (e) => { seen = e.message })")
     assert kernel.value("setTimeout(() => { throw new Error('own') }, 2); await new Promise((r) => setTimeout(r, 50)); seen") == (STR, "own")
     kernel.run("process.removeAllListeners()")
-    kernel.run("setTimeout(() => { throw new Error('after') }, 2); 0")
+    kernel.run("setTimeout(() => { throw new Error('after') }, 100); 0")
     kernel.wait_for("after", kernel.err)
     assert kernel.run("1").status == OK
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "queueMicrotask(() => { throw new Error('lost') }); 2",
+        "queueMicrotask(() => { throw new Error('lost') }); await 0; 2",
+        "process.nextTick(() => { throw new Error('lost') }); 2",
+        "process.nextTick(() => { throw new Error('lost') }); await 0; 2",
+        "setImmediate(() => { throw new Error('lost') }); 2",
+        "setTimeout(() => { throw new Error('lost') }, 2); await new Promise((r) => setTimeout(r, 50)); 2",
+        "setTimeout(() => { throw new Error('lost') }, 0); for (const end = Date.now() + 20; Date.now() < end;); await new Promise(setImmediate); 2",
+        "Promise.reject(new Error('lost')); 2",
+        "Promise.reject(new Error('lost')); await 0; 2",
+        "(async () => { await null; throw new Error('lost') })(); await 0; 2",
+        "new Promise(() => { throw new Error('lost') }); await new Promise((r) => setTimeout(r, 5)); 2",
+    ],
+)
+def test_no_value_comes_in_place_of_an_error(kernel, code):
+    got = kernel.run(code)
+    assert (got.status, got.name, got.text, got.err) == (ERROR, "Error", "lost", "")
+    assert "cell 1:1:" in got.traceback
+    assert kernel.run("1").value == "1"
+
+
+def test_the_first_error_is_the_cells(kernel):
+    throws = "queueMicrotask(() => { throw new Error('first') }); queueMicrotask(() => { throw new RangeError('second') });"
+    for code in (throws + "2", throws + "await 0; await 0; throw new Error('third')"):
+        got = kernel.run(code)
+        assert (got.status, got.text) == (ERROR, "first")
+        assert "Uncaught RangeError: second\n    at cell " in got.err and "first" not in got.err
+        assert ("third" in got.err) == ("third" in code)
+    got = kernel.run("Promise.reject(new Error('left alone')); throw new Error('thrown')")
+    assert (got.status, got.text) == (ERROR, "thrown") and "Uncaught Error: left alone" in got.err
+    got = kernel.run("const p = Promise.reject(new Error('handled')); await 0; p.catch(() => {}); 2")
+    assert (got.status, got.value, got.err) == (OK, "2", "")
+    got = kernel.run("queueMicrotask(() => { throw new Error('after') }); process.exit(0)")
+    assert (got.status, got.kind) == (OK, NONE)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "process.removeAllListeners('uncaughtException')",
+        "process.removeAllListeners(); process.listeners = process.on = null",
+        "process.on('uncaughtException', () => { throw new RangeError('of the listener') })",
+        "process.on('uncaughtExceptionMonitor', () => { throw new RangeError('of the listener') })",
+        "process.setUncaughtExceptionCaptureCallback(() => { throw new RangeError('of the callback') })",
+        "process.emit = null",
+        "process.emit = () => false",
+        "process._events = {}",
+        "process._fatalException = () => false",
+        "require('domain'); process.removeAllListeners('uncaughtException')",
+    ],
+)
+def test_no_error_ends_the_kernel_whatever_the_listeners_are(kernel, code):
+    kernel.run("const kept = 41; const log = (text) => process.stdout.write(text)")
+    got = kernel.run(f"{code}; setTimeout(() => {{ throw new Error('of the timer') }}, 2); await new Promise(() => {{}})")
+    assert (got.status, got.name, got.text) == (ERROR, "Error", "of the timer")
+    assert ("Uncaught RangeError: of the listener" in got.err) == ("listener'" in code)
+    got = kernel.run("queueMicrotask(() => { throw new Error('of a microtask') }); 1")
+    assert (got.status, got.text) == (ERROR, "of a microtask")
+    got = kernel.run("Promise.reject(new Error('left alone')); 1")
+    # Node asks process.emit before it takes one for an error.
+    assert got.status == ERROR and got.text in ("left alone", "process.emit is not a function")
+    kernel.run("setTimeout(() => { throw new Error('between') }, 100); 0")
+    kernel.wait_for("between", kernel.err)
+    assert kernel.value("await new Promise((r) => setTimeout(r, 2, kept))") == (INT, "41")
+    storage = "const s = new async_hooks.AsyncLocalStorage(); await s.run(7, async () => { await null; return s.getStore() })"
+    assert kernel.value(storage) == (INT, "7")
+
+
+def test_a_capture_callback_of_the_users_own(kernel):
+    kernel.run("let seen; process.setUncaughtExceptionCaptureCallback((e) => { seen = e.message })")
+    late = "setTimeout(() => { throw new Error('own') }, 2); await new Promise((r) => setTimeout(r, 50)); seen"
+    assert kernel.value(late) == (STR, "own")
+    kernel.run("process.setUncaughtExceptionCaptureCallback(null)")
+    assert kernel.run(late).text == "own"
+    kernel.run("process.removeAllListeners(); seen = null; process.once('uncaughtException', (e) => { seen = e.message })")
+    assert kernel.value(late) == (STR, "own")
+    assert kernel.run(late).text == "own"
+
+
+def test_domains(kernel):
+    code = "const d = require('domain').create(); const error = await new Promise((r) => { d.on('error', r); d.run(() => setTimeout(() => { throw new Error('in it') }, 2)) }); error.message"
+    assert kernel.value(code) == (STR, "in it")
+    assert kernel.run("setTimeout(() => { throw new Error('outside') }, 2); await new Promise(() => {})").text == "outside"
 
 
 def test_process_exit_ends_the_cell_only(kernel):

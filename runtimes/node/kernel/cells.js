@@ -10,13 +10,16 @@ const evaluator = require('./evaluate.js');
 const display = require('./display.js');
 
 const { process } = globalThis; // user code may replace what it finds
-const { listenerCount, listeners, on } = process;
+const { listeners, prependListener, setUncaughtExceptionCaptureCallback } = process;
 const { concat } = Buffer;
 const { apply } = Reflect;
+const { defineProperty, getOwnPropertyDescriptor } = Object;
 const { then } = Promise.prototype;
 const later = setImmediate;
 
 const UNCAUGHT = 'uncaughtException';
+// The name of a listener that Node's module `domain` adds; it takes no error.
+const DOMAINS = 'domainUncaughtExceptionClear';
 // Touches what a first cell touches. Its error and its output go nowhere.
 const WARM_UP = `console.log([1, {a: 'x'}]); console.error(1); await 1;
 	try { null.x } catch (error) { console.log(error) } ({warm: [1, 'up']})`;
@@ -36,12 +39,12 @@ class Cells {
 		this.current = null;
 		this.exitCode = 0;
 		this.onUncaught = (error) => this.uncaught(error);
+		this.guardFatal();
 		display.target.image = (image) => this.image(image);
 	}
 
 	run({ number, flags, code }) {
-		const cell = { number, frame: null, image: null };
-		this.keepListening();
+		const cell = { number, frame: null, failed: false, image: null };
 		this.current = cell;
 		this.streams.mute(number === 0);
 		this.native.arm();
@@ -100,14 +103,22 @@ class Cells {
 		this.settle(cell, () => proto.done(cell.image ?? value));
 	}
 
+	// The first error is the cell's; those that come before it has ended are messages.
 	fail(cell, error) {
-		this.settle(cell, () => proto.failed(proto.ERROR, error));
+		if (cell.failed) {
+			this.complain(error);
+			return;
+		}
+		this.settle(cell, () => proto.failed(proto.ERROR, error), true);
 	}
 
 	// Not at once: a promise that the cell rejected and left alone is reported before that.
-	settle(cell, frame) {
+	settle(cell, frame, failed = false) {
 		const first = cell.frame === null;
-		cell.frame = frame;
+		if (!cell.failed) {
+			cell.frame = frame;
+			cell.failed = failed;
+		}
 		if (first) {
 			later(() => this.finish(cell));
 		}
@@ -121,7 +132,6 @@ class Cells {
 		this.current = null;
 		this.streams.restore();
 		this.streams.mute(false);
-		this.keepListening();
 		this.send(cell.number === 0 ? proto.done(values.NONE) : cell.frame());
 	}
 
@@ -143,6 +153,7 @@ class Cells {
 			const error = errors.plain('ProcessExit', `process.exit(${this.exitCode})`);
 			cell.frame = () => proto.failed(proto.ERROR, error);
 		}
+		cell.failed = true; // nothing else comes in its place
 		// Microtasks come first, so that what the cell had begun there ends with it.
 		later(() => this.finish(cell));
 	}
@@ -168,18 +179,72 @@ class Cells {
 	// What nobody caught: the running cell's error, else a message. A handler of the user's own
 	// comes first.
 	uncaught(error) {
-		if (apply(listenerCount, process, [UNCAUGHT]) > 1) {
-			return;
+		const found = apply(listeners, process, [UNCAUGHT]);
+		for (let i = 0; i < found.length; i++) {
+			if (found[i] !== this.onUncaught && found[i].name !== DOMAINS) {
+				return;
+			}
 		}
+		this.report(error);
+	}
+
+	report(error) {
 		const described = errors.describe(error);
 		if (this.current !== null) {
 			this.fail(this.current, described);
-			return;
+		} else {
+			this.complain(described);
 		}
+	}
+
+	complain(described) {
 		const again = proto.bytes('Uncaught ');
 		const prefixed = described.traceback.subarray(0, again.length).equals(again);
 		this.native.write(2, prefixed ? described.traceback
 			: concat([again, described.traceback]));
+	}
+
+	// Node calls this for every error that nobody caught, and ends the process if no listener takes it
+	// or if one throws. Here such an error costs no state, whatever user code did to the listeners.
+	guardFatal() {
+		const fatal = process._fatalException;
+		const guarded = (error, fromPromise) => {
+			try {
+				this.keepListening();
+				if (apply(fatal, process, [error, fromPromise])) {
+					return true;
+				}
+				this.report(error);
+			} catch (thrown) {
+				this.report(error);
+				this.report(thrown);
+			}
+			this.withoutListeners(() => apply(fatal, process, [error, fromPromise]));
+			return true;
+		};
+		this.keepListening();
+		if (typeof fatal === 'function') {
+			defineProperty(process, '_fatalException', { value: guarded, writable: false });
+		}
+	}
+
+	// What Node does around an error, such as putting asynchronous contexts in order.
+	withoutListeners(step) {
+		const emit = getOwnPropertyDescriptor(process, 'emit');
+		const { exitCode } = process;
+		defineProperty(process, 'emit', { value: () => true, configurable: true, writable: true });
+		apply(setUncaughtExceptionCaptureCallback, process, [null]);
+		try {
+			step();
+		} finally {
+			if (emit === undefined) {
+				delete process.emit;
+			} else {
+				defineProperty(process, 'emit', emit);
+			}
+			process._exiting = false;
+			process.exitCode = exitCode;
+		}
 	}
 
 	keepListening() {
@@ -189,7 +254,7 @@ class Cells {
 				return;
 			}
 		}
-		apply(on, process, [UNCAUGHT, this.onUncaught]);
+		apply(prependListener, process, [UNCAUGHT, this.onUncaught]);
 	}
 }
 

@@ -66,12 +66,13 @@ function clean(stack) {
 			continue;
 		}
 		const kept = withoutOwnFrames(lines, i, end);
-		// The error's other properties follow behind the last frame.
-		if (matches(OPENING, lines[end - 1]) && !matches(OPENING, kept[kept.length - 1] ?? '')) {
-			kept[Math.max(0, kept.length - 1)] = `${kept[kept.length - 1] ?? '   '} {`;
-		}
 		for (let k = 0; k < kept.length; k++) {
 			out[out.length] = kept[k];
+		}
+		// The error's other properties follow behind the last line that is left.
+		if (out.length > 0 && matches(OPENING, lines[end - 1]) &&
+			!matches(OPENING, out[out.length - 1])) {
+			out[out.length - 1] += ' {';
 		}
 		i = end;
 	}

@@ -10,7 +10,11 @@ const { pathToFileURL } = require('url');
 const { display } = require('./display.js');
 const { IMPORTER } = require('./source.js');
 
-const { defineProperty, hasOwn } = Object;
+const { create, defineProperty, getPrototypeOf, hasOwn } = Object;
+const { prototype: objectPrototype } = Object;
+const { prototype: functionPrototype } = Function;
+const OwnProxy = Proxy;
+const OwnSyntaxError = SyntaxError;
 const { cwd } = process;
 const FILE = 'cell';
 const NOT_FOUND = new Set(['ERR_MODULE_NOT_FOUND', 'ERR_UNSUPPORTED_DIR_IMPORT']);
@@ -41,7 +45,50 @@ function atDirectory() {
 	return here;
 }
 
-async function importModule(name, options) {
+function has(object, key) {
+	if (object === null || (typeof object !== 'object' && typeof object !== 'function')) {
+		return false;
+	}
+	let at = object;
+	while (at !== null && at !== objectPrototype && at !== functionPrototype) {
+		if (hasOwn(at, key)) {
+			return true;
+		}
+		at = getPrototypeOf(at);
+	}
+	return false;
+}
+
+// What `import { a } from` a module finds: its exports. Of CommonJS modules Node guesses names from
+// their text, and misses many: then a property of the default, which is what they export.
+function exportsByName(namespace, specifier) {
+	return new OwnProxy(namespace, {
+		get(target, key) {
+			if (has(target, key)) {
+				return target[key];
+			}
+			if (has(target.default, key)) {
+				return target.default[key];
+			}
+			throw new OwnSyntaxError(
+				`The requested module '${specifier}' does not provide an export named '${key}'`);
+		},
+	});
+}
+
+/** import(), and with `declared` what an import declaration is read as. */
+async function importModule(name, options, declared = false) {
+	const namespace = await importNamespace(name, options);
+	if (!declared) {
+		return namespace;
+	}
+	const parts = create(null); // what it is in must not have a `then`
+	parts.namespace = namespace;
+	parts.names = exportsByName(namespace, name);
+	return parts;
+}
+
+async function importNamespace(name, options) {
 	const current = atDirectory();
 	try {
 		return await current.import(name, options);

@@ -133,22 +133,22 @@ function pattern(names) {
 
 function declaration(found) {
 	const [whole, name, names, namespace, specifier, attributes] = found;
-	const options = attributes ? `, {assert: ${attributes}}` : '';
-	const call = `await ${IMPORTER}(${specifier}${options})`;
+	const options = attributes ? `{assert: ${attributes}}` : 'void 0';
+	const call = `await ${IMPORTER}(${specifier}, ${options}, true)`;
 	const targets = [];
 	if (namespace !== undefined) {
-		targets.push(namespace.replace(/^\*\s*as\s+/, ''));
+		targets.push(namespace.replace(/^\*\s*as\s+/, 'namespace: '));
 	}
 	if (names !== undefined) {
-		targets.push(pattern(names));
+		targets.push(`names: ${pattern(names)}`);
 	}
 	if (name !== undefined) {
-		targets.push(`{default: ${name}}`);
+		targets.push(`names: {default: ${name}}`);
 	}
 	// Lines stay where they are, so that errors name the right ones.
 	const lines = '\n'.repeat(
 		whole.split('\n').length - 1 - (names === undefined ? 0 : names.split('\n').length - 1));
-	const statements = targets.map((target) => `const ${target} = ${call};`);
+	const statements = targets.map((target) => `const {${target}} = ${call};`);
 	return (targets.length > 0 ? statements.join(' ') : `void ${call};`) + lines;
 }
 
