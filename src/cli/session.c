@@ -47,7 +47,7 @@ static int run_list(struct cli *cli, struct err *e)
 		client_url_format(base, "/listSessions?api-version=" CLIENT_DATA_VERSION);
 
 	if (!url)
-		return err_set(e, ERR_INVALID, "the endpoint is too long");
+		return client_url_too_long("the endpoint", e);
 	json_t *sessions = client_get_all(cli, CLIENT_DATA, url, "sessions", e);
 
 	if (!sessions)
@@ -71,7 +71,7 @@ static int run_stop(struct cli *cli, struct err *e)
 	struct client_request request = { .plane = CLIENT_DATA, .method = "DELETE", .url = url };
 
 	if (!url)
-		return err_set(e, ERR_INVALID, "the identifier is too long");
+		return client_url_too_long("--identifier", e);
 	if (client_send(cli, &request, &response, e))
 		return -1;
 	client_response_done(&response);

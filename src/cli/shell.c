@@ -226,7 +226,7 @@ static char *terminal_url(struct cli *cli, struct err *e)
 				  term ? term : "", command ? command : "", id ? id : "");
 
 	if (!url)
-		err_set(e, ERR_INVALID, "the identifier or the command is too long");
+		client_url_too_long("--identifier, --command or --terminal", e);
 	return url;
 }
 

@@ -416,6 +416,27 @@ static void test_buf_take(void **state)
 	assert_int_equal(b.max, 100);
 }
 
+static void test_buf_take_after_a_failure(void **state)
+{
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 3);
+	buf_add_str(&b, STR("ab"));
+	assert_false(buf_add_str(&b, STR("cd")));
+	assert_null(buf_take(&b));
+	/* It can be used again, and holds nothing. */
+	assert_null(b.ptr);
+	assert_true(buf_ok(&b));
+	buf_add_str(&b, STR("abc"));
+	OWNED_MEM char *text = buf_take(&b);
+
+	assert_string_equal(text, "abc");
+	/* Also without anything before the failure. */
+	assert_false(buf_add_str(&b, STR("abcd")));
+	assert_null(buf_take(&b));
+}
+
 /* ---- map, list ---- */
 
 struct entry {
@@ -912,6 +933,7 @@ int main(void)
 		cmocka_unit_test(test_utf8_run),
 		cmocka_unit_test(test_buf_limits),
 		cmocka_unit_test(test_buf_take),
+		cmocka_unit_test(test_buf_take_after_a_failure),
 		cmocka_unit_test(test_map),
 		cmocka_unit_test(test_map_binary_keys),
 		cmocka_unit_test(test_list),
