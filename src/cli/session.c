@@ -102,7 +102,9 @@ static const struct cli_verb verbs[] = {
 	  .summary = "Open a terminal in a session, made if there is none.",
 	  .notes =
 		  "Enter ~. leaves the terminal, which goes on; Enter ~~ types a tilde. Ends with the "
-		  "exit status of the program.",
+		  "exit status of the program. A signal that ends the command leaves the terminal, "
+		  "too, and says how to come back. When standard input that is no terminal ends, so "
+		  "does the input of the program (^D, repeated); see --hang-up-after.",
 	  .example = "-n my-pool -g my-group -i user-4711",
 	  .flags = { cli_flags_pool_of, cli_flags_session, cli_flags_shell },
 	  .run = shell_run },
