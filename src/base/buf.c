@@ -133,8 +133,10 @@ void buf_consume(struct buf *b, size_t n)
 
 char *buf_take(struct buf *b)
 {
-	if (!b->ptr && !buf_add(b, "", 0))
+	if (b->failed || (!b->ptr && !buf_add(b, "", 0))) {
+		buf_done(b);
 		return NULL;
+	}
 	char *p = b->ptr;
 
 	*b = (struct buf){ .max = b->max };

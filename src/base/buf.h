@@ -41,5 +41,8 @@ static inline struct str buf_str(const struct buf *b)
 {
 	return (struct str){ b->ptr ? b->ptr : "", b->len };
 }
-/** buf_take: hands over the NUL-terminated contents (caller frees); the buffer is empty again. */
+/**
+ * buf_take: hands over the NUL-terminated contents (caller frees); the buffer is empty again. NULL
+ * after a failed append: what is left out would make another text of it.
+ */
 char *buf_take(struct buf *b);

@@ -19,8 +19,9 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-#define CLIENT_BODY_MAX        (64u * 1024 * 1024)
-#define CLIENT_URL_MAX         4096
+#define CLIENT_BODY_MAX (64u * 1024 * 1024)
+/* The longest path of a file and the longest command have 4096 bytes, 12288 when encoded. */
+#define CLIENT_URL_MAX         16384
 #define CLIENT_CONTEXT_DEFAULT "/run/bivouac/ready.json"
 #define CLIENT_ARM_VERSION     "2025-07-01"
 #define CLIENT_DATA_VERSION    "2025-10-02-preview"
@@ -92,12 +93,14 @@ int client_wait(struct cli *cli, struct client_response *response, struct err *e
 json_t *client_get_all(struct cli *cli, enum client_plane plane, const char *url, const char *list,
 		       struct err *e);
 
-/** URLs. Results are heap strings. A %s in fmt is a path segment or query value and comes out
- * percent-encoded. */
+/** URLs. Results are heap strings, NULL if longer than CLIENT_URL_MAX. A %s in fmt is a path
+ * segment or query value and comes out percent-encoded. */
 char *client_arm_url(struct cli *cli, struct err *e, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 char *client_url_format(const char *base, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
+/** client_url_too_long: the error of a URL that is NULL; what: the arguments in it. */
+int client_url_too_long(const char *what, struct err *e);
 const char *client_subscription(struct cli *cli);
 /**
  * client_pool_endpoint: where the pool's data plane is: --endpoint or BIVOUAC_ENDPOINT as given,

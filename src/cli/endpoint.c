@@ -121,9 +121,13 @@ static char *url_vformat(const char *base, const char *fmt, va_list ap)
 			buf_add(&b, p, 1);
 		}
 	}
-	if (!buf_ok(&b))
-		buf_done(&b);
 	return buf_take(&b);
+}
+
+int client_url_too_long(const char *what, struct err *e)
+{
+	return err_set(e, ERR_INVALID, "%s: too long; the URL would have more than %d bytes", what,
+		       CLIENT_URL_MAX);
 }
 
 char *client_url_format(const char *base, const char *fmt, ...)
@@ -160,7 +164,7 @@ char *client_arm_url(struct cli *cli, struct err *e, const char *fmt, ...)
 
 	va_end(ap);
 	if (!url)
-		err_set(e, ERR_INVALID, "the URL would be longer than %d bytes", CLIENT_URL_MAX);
+		client_url_too_long("the names or the endpoint", e);
 	return url;
 }
 
@@ -216,6 +220,10 @@ char *client_pool_endpoint(struct cli *cli, struct err *e)
 	if (!base || strstr(base, "/sessionPools/") || !name || !group)
 		return take_ptr(base);
 	/* A server without a pool's path: the pool is the named one. */
-	return client_url_format(base, "/subscriptions/%s/resourceGroups/%s/sessionPools/%s",
-				 client_subscription(cli), group, name);
+	char *url = client_url_format(base, "/subscriptions/%s/resourceGroups/%s/sessionPools/%s",
+				      client_subscription(cli), group, name);
+
+	if (!url)
+		client_url_too_long("--name, --resource-group, --subscription or the endpoint", e);
+	return url;
 }

@@ -162,7 +162,7 @@ static int run_execute(struct cli *cli, struct err *e)
 	if (url)
 		rc = client_print(cli, &request, e);
 	else if (base)
-		err_set(e, ERR_INVALID, "the identifier is too long");
+		client_url_too_long("--identifier or --api-version", e);
 	json_decref(body);
 	return rc;
 }
@@ -215,12 +215,19 @@ static char *files_url(struct cli *cli, const struct place *place, const char *t
 	OWNED_MEM char *query =
 		client_url_format("", "?api-version=" CLIENT_DATA_VERSION "&identifier=%s", id);
 
-	if (!file || !where || !query) {
-		err_set(e, ERR_INVALID, "a name is too long");
+	if (!query) {
+		client_url_too_long("--identifier", e);
 		return NULL;
 	}
-	return str_printf("%s/files%s%s%s%s%s", base, file, tail, query, where,
-			  recursive ? "&recursive=true" : "");
+	char *url = file && where ? str_printf("%s/files%s%s%s%s%s", base, file, tail, query, where,
+					       recursive ? "&recursive=true" : "")
+				  : NULL;
+
+	if (url && strlen(url) <= CLIENT_URL_MAX)
+		return url;
+	free(url);
+	client_url_too_long(place->name ? "--path with --filename" : "--path", e);
+	return NULL;
 }
 
 static int run_files(struct cli *cli, const char *method, const char *filename, bool recursive,

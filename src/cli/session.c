@@ -47,7 +47,7 @@ static int run_list(struct cli *cli, struct err *e)
 		client_url_format(base, "/listSessions?api-version=" CLIENT_DATA_VERSION);
 
 	if (!url)
-		return err_set(e, ERR_INVALID, "the endpoint is too long");
+		return client_url_too_long("the endpoint", e);
 	json_t *sessions = client_get_all(cli, CLIENT_DATA, url, "sessions", e);
 
 	if (!sessions)
@@ -71,7 +71,7 @@ static int run_stop(struct cli *cli, struct err *e)
 	struct client_request request = { .plane = CLIENT_DATA, .method = "DELETE", .url = url };
 
 	if (!url)
-		return err_set(e, ERR_INVALID, "the identifier is too long");
+		return client_url_too_long("--identifier", e);
 	if (client_send(cli, &request, &response, e))
 		return -1;
 	client_response_done(&response);
@@ -102,7 +102,9 @@ static const struct cli_verb verbs[] = {
 	  .summary = "Open a terminal in a session, made if there is none.",
 	  .notes =
 		  "Enter ~. leaves the terminal, which goes on; Enter ~~ types a tilde. Ends with the "
-		  "exit status of the program.",
+		  "exit status of the program. A signal that ends the command leaves the terminal, "
+		  "too, and says how to come back. When standard input that is no terminal ends, so "
+		  "does the input of the program (^D, repeated); see --hang-up-after.",
 	  .example = "-n my-pool -g my-group -i user-4711",
 	  .flags = { cli_flags_pool_of, cli_flags_session, cli_flags_shell },
 	  .run = shell_run },

@@ -191,6 +191,27 @@ def test_code_interpreter(cli, pool, tmp_path, word):
     assert fresh["status"] == "Failed" and "NameError" in fresh["result"]["stderr"]
 
 
+def test_long_paths(cli, pool, tmp_path):
+    """Directories of many characters are found; what is too long is never another file."""
+    run = "az session code-interpreter"
+    me = f"{pool} -i cli-long-paths"
+    directory = "/".join(["汉" * 60] * 8)
+    for name, where in (("root", ""), ("deep", f"--path {directory}")):
+        (tmp_path / "keep.txt").write_text(name)
+        cli(f"{run} upload-file {me} --filepath keep.txt {where} -o none")
+    shown = cli(f"{run} show-file-content {me} --path {directory} --filename keep.txt")
+    assert json.loads(shown.stdout) == "deep"
+    cli(f"{run} delete-file {me} --path {directory} --filename keep.txt -y")
+    cli(f"{run} show-file-metadata {me} --path {directory} --filename keep.txt", status=66)
+    long = cli(f"{run} delete-file {me} --path $(printf 'a%.0s' $(seq 20000)) --filename keep.txt -y", status=64)
+    assert "--path" in long.stderr and "16384" in long.stderr
+    # The longest that fits the server's limit gets its word, not that of the HTTP library.
+    most = "/".join(["汉" * 85] * 15)
+    missing = cli(f"{run} delete-file {me} --path {most} --filename {'汉' * 85} -y", status=66)
+    assert "FileNotFound" in missing.stderr
+    assert json.loads(cli(f"{run} show-file-content {me} --filename keep.txt").stdout) == "root"
+
+
 def test_by_endpoint_alone(cli, daemon):
     """Without a pool's name: --endpoint, or the variable, as a program with a token of its own has it."""
     run = "bivouac session code-interpreter execute -i endpoint-user --code '2 ** 10' --query result.executionResult"

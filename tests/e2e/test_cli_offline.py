@@ -415,6 +415,58 @@ def test_files(fake, tmp_path):
     assert target.read_bytes() == b"\xff\x00\x01" and os.listdir(tmp_path) == ["out.bin"]
 
 
+@pytest.mark.parametrize(
+    "named, words",
+    [
+        (["-i", "abcd", "--path", "a" * 20000, "--filename", "keep.txt"], "--path with --filename"),
+        (["-i", "abcd", "--path", "汉" * 1820, "--filename", "keep.txt"], "--path with --filename"),
+        (["-i", "abcd", "--filename", "a" * 20000], "--path with --filename"),
+        (["-i", "abcd", "--filename", "a" * 20000 + "/keep.txt"], "--path with --filename"),
+        (["-i", "abcd", "--path", "汉" * 1300, "--filename", "汉" * 1300], "--path with --filename"),
+        (["-i", "a" * 20000, "--filename", "keep.txt"], "--identifier"),
+    ],
+)
+def test_names_that_are_too_long_are_no_other_names(fake, named, words):
+    """What does not fit a URL is an error; nothing but the pool is asked for."""
+    fake.answer("DELETE", DATA + "/files/keep.txt", status=204)
+    result = call(fake, "session", "code-interpreter", "delete-file", "-n", "pool1", "-g", "rg", *named, "-y")
+    assert result.returncode == 64 and not result.stdout
+    assert words in result.stderr.decode() and "16384 bytes" in result.stderr.decode()
+    assert [(s["method"], s["path"]) for s in fake.seen] in ([], [("GET", POOL)])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["session", "code-interpreter", "execute", "-i", "a" * 20000, "--code", "1"],
+        ["session", "code-interpreter", "list-files", "-i", "abcd", "--path", "a" * 20000],
+        ["session", "code-interpreter", "show-file-content", "-i", "abcd", "--filename", "a" * 20000],
+        ["session", "code-interpreter", "upload-file", "-i", "abcd", "--filepath", BIN, "--path", "a" * 20000],
+        ["session", "stop", "-i", "a" * 20000],
+        ["session", "shell", "-i", "abcd", "--command", "a" * 20000],
+        ["session", "list", "--endpoint", "http://127.0.0.1:1/" + "a" * 20000],
+        ["sessionpool", "delete", "-y", "-g", "rg", "-n", "a" * 20000],
+        ["sessionpool", "show", "-g", "a" * 20000, "-n", "pool1"],
+    ],
+)
+def test_urls_that_are_too_long(fake, command):
+    where = [] if command[0] == "sessionpool" or "--endpoint" in command else ["-n", "pool1", "-g", "rg"]
+    result = call(fake, *command, *where)
+    assert result.returncode == 64 and not result.stdout
+    assert "16384 bytes" in result.stderr.decode()
+    assert [(s["method"], s["path"]) for s in fake.seen] in ([], [("GET", POOL)])
+
+
+def test_the_longest_path_fits(fake):
+    name = "汉" * 85
+    directory = "/".join([name] * 15)
+    fake.answer("DELETE", DATA + "/files/" + urllib.parse.quote(name), status=204)
+    result = interpret(fake, "delete-file", "--path", directory, "--filename", name, "-y")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(f"{directory}/{name}".encode()) == 4095
+    assert fake.seen[-1]["query"]["path"] == directory
+
+
 @pytest.mark.parametrize("answer, deleted", [(b"y\n", True), (b"n\n", False)])
 def test_delete_file_asks_on_a_terminal(fake, answer, deleted):
     fake.answer("DELETE", DATA + "/files/f.txt", status=204)

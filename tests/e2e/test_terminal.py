@@ -623,6 +623,150 @@ def test_cli_shell_from_a_pipe(daemon):
     assert b"42\r\n" in done.stdout and done.returncode == 3
 
 
+@pytest.mark.parametrize(
+    "stdin, shown",
+    [
+        (b"echo $((40+2))\n", b"42\r\n"),
+        (b"echo $((40+2))", b"42\r\n"),  # the last line has no end
+        (b"sleep 2\necho $((40+2))\n", b"42\r\n"),
+        (b"cat >f; od -c f; echo $((40+2))\nabc\n", b"a   b   c  \\n\r\n0000004\r\n42\r\n"),
+        (b"", b""),
+    ],
+)
+def test_cli_shell_ends_with_its_input(daemon, stdin, shown):
+    identifier = unique("cli")
+    done = run_cli(daemon, "-i", identifier, stdin=stdin)
+    assert done.returncode == 0, done
+    assert shown in done.stdout
+    assert terminals(daemon.default_pool().session(identifier)) == []
+
+
+@pytest.mark.parametrize(
+    "command, stdin, shown",
+    [
+        ("cat", b"abc", b"abcabc"),
+        ("cat", b"abc\n", b"abc\r\nabc\r\n"),
+        ("cat", b"", b""),
+        ("cat; sleep 8; echo late", b"abc", b"abcabclate\r\n"),
+        ("cat; cat; echo two", b"a\n", b"a\r\na\r\ntwo\r\n"),
+        ("wc -c", b"x" * 60 + b"\n" + b"y" * 3000 + b"\n", b"3062\r\n"),
+    ],
+)
+def test_cli_shell_command_ends_with_its_input(daemon, command, stdin, shown):
+    identifier = unique("cli")
+    done = run_cli(daemon, "-i", identifier, "--command", command, stdin=stdin)
+    assert done.returncode == 0, done
+    assert done.stdout.endswith(shown), done
+    assert terminals(daemon.default_pool().session(identifier)) == []
+
+
+def way_back(said):
+    return re.search(r"--terminal ([0-9a-f]{32})", said).group(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+def test_cli_shell_ended_by_a_signal(daemon, number):
+    """The terminal here is as before, that of the session goes on."""
+    identifier = unique("cli")
+    cli = Cli(daemon, "-i", identifier)
+    cli.type("x=kept; echo set-$((1+0))\r")
+    cli.until("set-1")
+    line = os.open(f"/proc/{cli.pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
+    raw = termios.tcgetattr(line)[3]
+    assert not raw & (termios.ECHO | termios.ICANON)
+    os.kill(cli.pid, number)
+    cli.until("--terminal ")
+    cli.until("\n")
+    wait_for(lambda: os.waitid(os.P_PID, cli.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), what="it has ended")
+    now = termios.tcgetattr(line)[3]
+    assert now & termios.ECHO and now & termios.ICANON and now & termios.ISIG
+    os.close(line)
+    assert cli.status() == 128 + number
+    (listed,) = terminals(daemon.default_pool().session(identifier))
+    again = Cli(daemon, "-i", identifier, "--terminal", listed["id"])
+    again.type("echo x-is-$x\r")
+    again.until("x-is-kept")
+    again.type("exit\r")
+    assert again.status() == 0
+
+
+def start_cli(daemon, *arguments):
+    return subprocess.Popen(
+        [BIN_DIR / "bivouac", "session", "shell", *arguments],
+        env={**os.environ, "BIVOUAC_ENDPOINT": daemon.endpoint, "BIVOUAC_TOKEN": daemon.token},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_cli_shell_ended_by_a_signal_while_nobody_reads(daemon, number):
+    """It is in the middle of a write; there is no terminal here."""
+    identifier = unique("cli")
+    with start_cli(daemon, "-i", identifier, "--command", "echo ready; exec yes") as cli:
+        assert cli.stdout.read(5) == b"ready"
+        waits = pathlib.Path(f"/proc/{cli.pid}/wchan")
+        wait_for(lambda: "pipe" in waits.read_text(), what="it waits for a reader")
+        cli.send_signal(number)
+        assert cli.wait(30) == 128 + number
+        said = cli.stderr.read().decode()
+    (listed,) = terminals(daemon.default_pool().session(identifier))
+    assert way_back(said) == listed["id"]
+    daemon.default_pool().session(identifier).delete()
+
+
+def test_cli_shell_replaced(daemon):
+    session = daemon.default_pool().session(unique("cli"))
+    with start_cli(daemon, "-i", session.identifier, "--command", "echo ready; exec cat") as cli:
+        assert cli.stdout.read(5) == b"ready"
+        (listed,) = terminals(session)
+        with Terminal(session, terminal=listed["id"]):
+            assert cli.wait(30) == 69
+            said = cli.stderr.read().decode()
+    assert "attached elsewhere" in said and way_back(said) == listed["id"]
+    session.delete()
+
+
+def test_cli_shell_whose_connection_ends():
+    daemon = Daemon()
+    try:
+        session = daemon.default_pool().session(unique("cli"))
+        with start_cli(daemon, "-i", session.identifier, "--command", "echo ready; exec cat") as cli:
+            assert cli.stdout.read(5) == b"ready"
+            (listed,) = terminals(session)
+            daemon.process.send_signal(signal.SIGKILL)
+            daemon.process.wait()
+            assert cli.wait(30) == 69
+            said = cli.stderr.read().decode()
+        assert "the connection ended" in said and way_back(said) == listed["id"]
+    finally:
+        daemon.stop()
+        daemon.remove()
+
+
+def test_cli_shell_whose_output_is_not_taken(daemon):
+    session = daemon.default_pool().session(unique("cli"))
+    with start_cli(daemon, "-i", session.identifier, "--command", "exec yes") as cli:
+        cli.stdout.read(5)
+        cli.stdout.close()
+        assert cli.wait(30) == 69
+        said = cli.stderr.read().decode()
+    (listed,) = terminals(session)
+    assert "standard output" in said and way_back(said) == listed["id"]
+    session.delete()
+
+
+def test_cli_shell_hangs_up_what_does_not_end(daemon):
+    """A raw terminal has no end of input."""
+    identifier = unique("cli")
+    command = ["--command", "stty raw -echo; echo ready; exec sleep 1000", "--hang-up-after", "3"]
+    done = run_cli(daemon, "-i", identifier, *command)
+    assert done.returncode != 0 and b"ready" in done.stdout
+    assert b"--hang-up-after" in done.stderr
+    assert terminals(daemon.default_pool().session(identifier)) == []
+
+
 def test_cli_shell_errors(daemon):
     done = run_cli(daemon, "-i", "abc")
     assert done.returncode == 64 and b"identifier" in done.stderr

@@ -432,6 +432,27 @@ static void test_buf_take(void **state)
 	assert_int_equal(b.max, 100);
 }
 
+static void test_buf_take_after_a_failure(void **state)
+{
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 3);
+	buf_add_str(&b, STR("ab"));
+	assert_false(buf_add_str(&b, STR("cd")));
+	assert_null(buf_take(&b));
+	/* It can be used again, and holds nothing. */
+	assert_null(b.ptr);
+	assert_true(buf_ok(&b));
+	buf_add_str(&b, STR("abc"));
+	OWNED_MEM char *text = buf_take(&b);
+
+	assert_string_equal(text, "abc");
+	/* Also without anything before the failure. */
+	assert_false(buf_add_str(&b, STR("abcd")));
+	assert_null(buf_take(&b));
+}
+
 /* ---- map, list ---- */
 
 struct entry {
@@ -915,19 +936,33 @@ static void test_log(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_err),          cmocka_unit_test(test_err_truncation),
-		cmocka_unit_test(test_err_table),    cmocka_unit_test(test_str_numbers),
-		cmocka_unit_test(test_str_bools),    cmocka_unit_test(test_str_sizes),
-		cmocka_unit_test(test_str_views),    cmocka_unit_test(test_utf8),
-		cmocka_unit_test(test_utf8_cut),     cmocka_unit_test(test_utf8_unfinished),
-		cmocka_unit_test(test_buf_add_utf8), cmocka_unit_test(test_utf8_run),
-		cmocka_unit_test(test_buf_limits),   cmocka_unit_test(test_buf_take),
-		cmocka_unit_test(test_map),          cmocka_unit_test(test_map_binary_keys),
-		cmocka_unit_test(test_list),         cmocka_unit_test(test_wire),
-		cmocka_unit_test(test_wire_blobs),   cmocka_unit_test(test_base64),
-		cmocka_unit_test(test_hex_uuid),     cmocka_unit_test(test_clock),
-		cmocka_unit_test(test_fd_passing),   cmocka_unit_test(test_files),
-		cmocka_unit_test(test_unix_connect), cmocka_unit_test(test_log),
+		cmocka_unit_test(test_err),
+		cmocka_unit_test(test_err_truncation),
+		cmocka_unit_test(test_err_table),
+		cmocka_unit_test(test_str_numbers),
+		cmocka_unit_test(test_str_bools),
+		cmocka_unit_test(test_str_sizes),
+		cmocka_unit_test(test_str_views),
+		cmocka_unit_test(test_utf8),
+		cmocka_unit_test(test_utf8_cut),
+		cmocka_unit_test(test_utf8_unfinished),
+		cmocka_unit_test(test_buf_add_utf8),
+		cmocka_unit_test(test_utf8_run),
+		cmocka_unit_test(test_buf_limits),
+		cmocka_unit_test(test_buf_take),
+		cmocka_unit_test(test_buf_take_after_a_failure),
+		cmocka_unit_test(test_map),
+		cmocka_unit_test(test_map_binary_keys),
+		cmocka_unit_test(test_list),
+		cmocka_unit_test(test_wire),
+		cmocka_unit_test(test_wire_blobs),
+		cmocka_unit_test(test_base64),
+		cmocka_unit_test(test_hex_uuid),
+		cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_fd_passing),
+		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_unix_connect),
+		cmocka_unit_test(test_log),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
