@@ -251,8 +251,8 @@ void session_end(struct session *s, const struct err *why)
 		log_warn("session %s of pool %s ended: %s", s->guid, pool->spec.name, why->msg);
 		e = *why;
 	} else {
-		err_set(&e, ERR_CONFLICT,
-			"The session was deleted while the request was waiting for it.");
+		/* It may have waited, or have run code or a terminal. */
+		err_set(&e, ERR_CONFLICT, "The session was deleted before the request was done.");
 	}
 	if (s->stored &&
 	    store_session_delete(pool->pools->config.store, sb->sid, &(struct err){ 0 }) < 0)

@@ -508,15 +508,21 @@ def test_origins_named_by_the_operator():
         daemon.remove()
 
 
-@pytest.mark.parametrize("value", ["", "*", "tools.example", "https://tools.example/", "http://a,", "http://a b"])
-def test_operators_origins_that_are_none(value):
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        *((v, "takes origins") for v in ("", "*", "tools.example", "https://tools.example/", "http://a,", "http://a b")),
+        (",".join(["http://a"] * 65), "more than 64"),
+    ],
+)
+def test_operators_origins_that_are_refused(value, words):
     done = subprocess.run(
         [BIN_DIR / "bivouacd", "--state", "/nowhere/state", "--mcp-origin", value],
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert done.returncode == 64 and "--mcp-origin takes origins" in done.stderr
+    assert done.returncode == 64 and "--mcp-origin" in done.stderr and words in done.stderr
 
 
 def test_rotate(daemon):

@@ -149,6 +149,7 @@ def test_session_that_is_deleted_meanwhile(new_session):
     # An error, no result: and still an end in order.
     assert [e.name for e in events] == ["error"]
     assert set(events[0].data) == {"code", "message"}
+    assert "deleted before the request was done" in events[0].data["message"]
 
 
 # --- what is asked for ---
