@@ -73,13 +73,13 @@ static uint64_t session_mib(void)
 		       : limit.rlim_max >> 20;
 }
 
-/* The words with their shares filled in. What is made here lasts until exec. */
+/* The program's arguments with their shares filled in. What is made here lasts until exec. */
 static int fill_shares(char *argv[static LAUNCH_WORDS_MAX + 1], struct err *e)
 {
 	uint64_t mib = session_mib();
-	size_t kept = 0;
+	size_t kept = 1;
 
-	for (size_t i = 0; argv[i]; i++) {
+	for (size_t i = 1; argv[i]; i++) {
 		struct memory_share share;
 
 		if (find_share(argv[i], &share, e) < 0)

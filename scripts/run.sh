@@ -6,15 +6,16 @@ set -euo pipefail
 build=${BUILD:-build}
 oneshot=${ONESHOT:-0}
 listen=${LISTEN:-127.0.0.1:8900}
+tls_listen=${TLS_LISTEN:-127.0.0.1:8943}
 root=/run/bivouac-dev
-[ "$oneshot" = 1 ] && listen=127.0.0.1:0 && root=$(mktemp -d /tmp/bivouac-oneshot.XXXXXX)
+[ "$oneshot" = 1 ] && listen=127.0.0.1:0 && tls_listen=127.0.0.1:0 && root=$(mktemp -d /tmp/bivouac-oneshot.XXXXXX)
 
 [ "$(id -u)" = 0 ] || { echo "make run needs root: the daemon starts as root and then drops it" >&2; exit 1; }
 mkdir -p "$root"
 ready=$root/ready.json log=$root/log
 : >"$ready"
 
-"$build/bivouacd" --dev --listen "$listen" --state "$root/state" --run-dir "$root/run" >"$ready" 2>"$log" &
+"$build/bivouacd" --dev --listen "$listen" --tls-listen "$tls_listen" --state "$root/state" --run-dir "$root/run" >"$ready" 2>"$log" &
 daemon=$!
 
 finish() {
@@ -76,6 +77,9 @@ Serving. In another terminal:
 
   BIVOUAC_CONTEXT=$ready $build/bivouac session code-interpreter execute -n default -g default \\
     -i my-session-1 --code 'print("hello")'
+
+For clients that insist on HTTPS: $(field tlsEndpoint)
+  their certificate authority: $(field caFile)
 
 ARM endpoint: $(field armEndpoint)    log: $log    Ctrl-C ends it and all sessions.
 TEXT

@@ -29,6 +29,7 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -79,10 +80,11 @@ v8_on_out_of_memory_details(void *isolate, void (*handler)(const char *, const v
 
 enum { STDOUT_AND_STDERR = 2, HIGH_FD = 200, STACK_SIZE = 64 * 1024 };
 enum { OFTEN_MS = 1, OFTEN_TIMES = 100, AGAIN_MS = 20, LEFT_OVER_MS = 200 };
-/* A full heap may grow by an eighth, twice: the young generation is promoted, 16 MiB, while the
- * cell unwinds, and what is kept may fill the room of the first time. Below HEAP_RESTORED of what
- * it may have it is full no more. */
-enum { HEAP_STEP = 8, HEAP_STEPS = 2 };
+/* A full heap may grow by two eighths at first: an array that grew is a sixth of it, and young
+ * objects are promoted, 16 MiB at once, while the cell unwinds. One more is for the next cell,
+ * which gives up what this one left behind. Below HEAP_RESTORED of what it may have it is full no
+ * more. */
+enum { HEAP_PARTS = 8, HEAP_FIRST = 2, HEAP_LAST = 3 };
 #define HEAP_RESTORED 0.8
 enum { EXIT_NO_MEMORY = 71 }; /* KERNEL_EXIT_NO_MEMORY of base/kernel_proto.h */
 enum { DELICATE_TIMES = 100, NAME_SIZE = 256 };
@@ -235,25 +237,24 @@ static void on_microtasks_completed(void *isolate, void *data)
  */
 static size_t on_heap_full(void *data, size_t limit, size_t initial)
 {
-	size_t step = initial / HEAP_STEP;
+	size_t part = initial / HEAP_PARTS;
+	size_t first = initial + HEAP_FIRST * part;
+	size_t last = initial + HEAP_LAST * part;
 
 	(void)data;
-	if (limit + step > initial + HEAP_STEPS * step)
+	if (limit >= last)
 		return limit;
 	driver.heap_bytes = initial;
 	mark();
 	/* The thread does so too, but may get its turn when it is too late. */
 	ask_interrupt();
-	return limit + step;
+	return limit < first ? first : last;
 }
 
 static void on_out_of_memory(const char *where, bool of_heap)
 {
-	static const char text[] = "FATAL ERROR: JavaScript heap out of memory\n";
-
-	(void)where;
 	(void)of_heap;
-	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	dprintf(STDERR_FILENO, "FATAL ERROR: %s: JavaScript heap out of memory\n", where);
 	_exit(EXIT_NO_MEMORY);
 }
 

@@ -232,6 +232,8 @@ void kernels_tidy(struct agent *a);
 
 /* output.c */
 void output_event(struct agent *a, struct agent_kernel *k, struct agent_output *o);
+/** output_keep: of what a stream says, as much as is kept. */
+void output_keep(struct agent_output *o, struct str bytes);
 /** output_settle: reads what is in the pipes when it is first called for `before`, the type of a
  * frame; false: some of that waits for the reader of a stream. */
 bool output_settle(struct agent *a, struct agent_kernel *k, uint8_t before);

@@ -5,6 +5,7 @@
 #include "base/own.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -281,6 +282,23 @@ static void keep_report(struct agent *a, const struct agent_kernel *k, struct ex
 	conn_send(a, AGENT_EXEC_DONE, done->op, buf_str(b));
 }
 
+/* What memory took from a pipeline, or from a program's children, may not show in its result. */
+static void note_lost_processes(struct agent_kernel *k)
+{
+	struct agent_output *err = &k->streams[1];
+	unsigned long long now = exec_oom_kills();
+	char text[128];
+
+	if (now <= k->oom_kills)
+		return;
+	bool fresh = !err->kept.len || err->kept.ptr[err->kept.len - 1] == '\n';
+	int n = snprintf(text, sizeof(text),
+			 "%s[The session ran out of memory: %llu process%s ended.]\n",
+			 fresh ? "" : "\n", now - k->oom_kills,
+			 now - k->oom_kills == 1 ? " was" : "es were");
+	output_keep(err, (struct str){ text, (size_t)n });
+}
+
 void exec_finish(struct agent *a, struct agent_kernel *k, enum agent_exec_status status,
 		 struct str frame, const char *error_text)
 {
@@ -310,6 +328,8 @@ void exec_finish(struct agent *a, struct agent_kernel *k, enum agent_exec_status
 		d.text = str_from(error_text);
 	int64_t ended_ns = x->ended_ns ? x->ended_ns : clock_mono_ns();
 
+	if (status == AGENT_RESULT_OK || status == AGENT_RESULT_ERROR)
+		note_lost_processes(k);
 	d.status = status;
 	d.duration_us = (uint64_t)((ended_ns - x->started_ns) / 1000);
 	d.out = &k->streams[0];

@@ -49,6 +49,14 @@ static void close_pipe(struct agent *a, struct agent_kernel *k, struct agent_out
 	close_fd(&o->fd);
 }
 
+void output_keep(struct agent_output *o, struct str bytes)
+{
+	size_t room = o->kept.max > o->kept.len ? o->kept.max - o->kept.len : 0;
+
+	o->total += bytes.len;
+	buf_add(&o->kept, bytes.ptr, bytes.len < room ? bytes.len : room);
+}
+
 /* Reads once; 0: nothing is there. */
 static size_t read_once(struct agent *a, struct agent_kernel *k, struct agent_output *o, size_t max)
 {
@@ -73,10 +81,7 @@ static size_t read_once(struct agent *a, struct agent_kernel *k, struct agent_ou
 		return 0;
 	if (!x->running)
 		return (size_t)n; /* output of a thread between executions belongs to nobody */
-	size_t room = o->kept.max > o->kept.len ? o->kept.max - o->kept.len : 0;
-
-	o->total += (uint64_t)n;
-	buf_add(&o->kept, chunk, (size_t)n < room ? (size_t)n : room);
+	output_keep(o, (struct str){ chunk, (size_t)n });
 	if (sendable) {
 		x->credit -= (uint32_t)n;
 		conn_send_tagged(a, AGENT_EXEC_OUTPUT, x->op, o == k->streams ? 1 : 2,

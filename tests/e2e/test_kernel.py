@@ -346,6 +346,14 @@ def test_out_of_memory(make_pool):
     assert session.fails("variable")[0]["message"].startswith("NameError")
 
 
+def test_a_kernel_that_ends_for_lack_of_memory_says_so(session):
+    """By its exit status (KERNEL_EXIT_NO_MEMORY), as Node does; any other tells of no memory."""
+    for status, code in ((71, "ExecutionOutOfMemory"), (70, "KernelDied"), (72, "KernelDied")):
+        error, _ = session.fails(f"import os; os._exit({status})")
+        assert error["code"] == code
+        assert session.value("1 + 1") == 2
+
+
 def test_out_of_memory_in_a_child_leaves_the_kernel(make_pool):
     session = make_pool(maximum=2, ready=1, limits={"memory": "200Mi"}).session()
     session.run("import subprocess, sys; kept = 1")

@@ -200,9 +200,3 @@ def test_memory_outside_of_the_heap_is_the_cgroups(small):
     assert document["error"]["code"] == "ExecutionOutOfMemory"
     assert "256 MiB" in document["result"]["stderr"]
     assert value(small, "typeof kept") == "undefined"
-
-
-def test_the_exit_status_says_that_there_is_no_memory(small):
-    for status, code in ((71, "ExecutionOutOfMemory"), (70, "KernelDied")):
-        assert run(small, f"process.reallyExit({status})")["error"]["code"] == code
-        assert value(small, "1 + 1") == 2

@@ -40,6 +40,7 @@ class Python:
     write = "import sys\nsys.{stream}.write('x' * {size});"
     value = "'x' * {size}"
     hoard = "parts = []\nwhile True: parts.append(bytearray(b'x') * (1 << 20))"
+    child = "import subprocess\nsubprocess.run({0!r}, shell=True);"
     die = "import os\nos.kill(os.getpid(), 9)"
     leave = "import os\nos._exit(3)"
     await_go = "import os, time\nwhile not os.path.exists('/mnt/data/go'): time.sleep(0.02)\nprint('gone on')"
@@ -62,6 +63,7 @@ class Node:
     write = "process.{stream}.write('x'.repeat({size})); undefined"
     value = "'x'.repeat({size})"
     hoard = "const parts = []; while (true) parts.push(Buffer.alloc(1 << 20, 'x'))"
+    child = "require('child_process').spawnSync({0!r}, {{ shell: true, stdio: 'inherit' }}); undefined"
     die = "process.kill(process.pid, 'SIGKILL'); while (true);"
     leave = "process.abort()"
     await_go = (
@@ -89,6 +91,7 @@ class Shell:
     write = "head -c {size} /dev/zero | tr '\\0' x | if [ {stream} = stderr ]; then cat >&2; else cat; fi"
     value = None
     hoard = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); while :; do x=$x$x; done"
+    child = "{0}"
     die = "kill -9 $PPID; sleep 10"
     leave = die
     await_go = "until [ -e /mnt/data/go ]; do sleep 0.02; done; echo gone on"
@@ -255,6 +258,13 @@ def test_out_of_memory(small):
     assert small.has_lost() == (small.language != "shell")
     small.succeeds(small.code.copy)
     assert small.session.download("out").ok().body == b"THERE"
+
+
+def test_memory_that_a_child_ran_out_of(small):
+    """The code itself goes on; its result says what happened all the same."""
+    result = small.succeeds(small.code.child.format("head -c 2000000000 /dev/zero | sort | wc -c"))
+    assert "[The session ran out of memory: 1 process was ended.]" in result["stderr"], result
+    assert small.succeeds(small.code.child.format("true"))["stderr"] == ""
 
 
 @pytest.mark.parametrize("way", ["die", "leave"])
