@@ -111,6 +111,14 @@ def test_modules_of_the_image(session):
     assert value(session, "require('js-yaml').load('a: 1').a") == 1
 
 
+def test_npm_without_egress_says_so(session):
+    """By npm's own defaults it would still be trying when the time of the execution is over."""
+    document = run(session, "npm install left-pad; echo $?", language="shell", timeoutInSeconds=60)
+    assert document["result"]["stdout"] == "1\n"
+    assert "npm ERR! code EAI_AGAIN" in document["result"]["stderr"]
+    assert "registry.npmjs.org" in document["result"]["stderr"]
+
+
 def test_the_end_of_the_process_is_an_error_and_a_new_start(session):
     value(session, "var kept = 1")
     assert run(session, "process.abort()")["status"] == "Failed"
