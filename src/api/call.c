@@ -250,6 +250,8 @@ static const struct http_route routes[] = {
 	     "A terminal in a session (WebSocket)"),
 	BOTH("GET", "/terminals", terminal_list, HTTP_BODY_NONE, EXECUTE,
 	     "The terminals of a session"),
+	BOTH("DELETE", "/terminals/{terminal}", terminal_remove, HTTP_BODY_NONE, EXECUTE,
+	     "Hang up a terminal"),
 	{ "GET", POOL_PATH "/listSessions", session_list, HTTP_BODY_NONE, READ,
 	  "All sessions of the pool" },
 	{ "GET", POOL_PATH "/metadata", pool_metadata, HTTP_BODY_NONE, READ,

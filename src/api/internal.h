@@ -113,3 +113,4 @@ int mcp_authorize(struct http_request *rq, const struct data_plane_config *confi
 /* terminal.c */
 void terminal_get(struct http_request *rq, void *ctx);
 void terminal_list(struct http_request *rq, void *ctx);
+void terminal_remove(struct http_request *rq, void *ctx);

@@ -431,3 +431,35 @@ void terminal_list(struct http_request *rq, void *ctx)
 	buf_add_str(&b, STR("]}"));
 	call_reply_json(c, 200, &b);
 }
+
+static void remove_opened(void *arg, struct session *s, struct agent_link *link)
+{
+	struct call *c = arg;
+	struct err e = ERR_INIT;
+
+	(void)link;
+	if (terminal_delete(s, http_param(c->rq, "terminal"), &e) == 0)
+		http_reply_empty(c->rq, 204);
+	else
+		call_fail(c, &e);
+}
+
+void terminal_remove(struct http_request *rq, void *ctx)
+{
+	struct call *c = call_begin_of(rq, ctx);
+	struct err e = ERR_INIT;
+
+	if (!c)
+		return;
+	struct session *s = session_find(c->pool, c->identifier);
+
+	if (!s) {
+		err_set(&e, ERR_NO_TERMINAL,
+			"There is no such terminal: the identifier has no session (404).");
+		call_fail(c, &e);
+		return;
+	}
+	session_touch(s);
+	/* After a restart of the daemon the sandbox says first what there is. */
+	call_when_open(c, s, remove_opened, c);
+}

@@ -29,6 +29,7 @@ extern const struct cli_group cli_group_top; /* main.c: version, help */
 extern const struct cli_group cli_group_sessionpool;
 extern const struct cli_group cli_group_session;
 extern const struct cli_group cli_group_interpreter;
+extern const struct cli_group cli_group_terminal;
 extern const struct cli_group cli_group_group;
 extern const struct cli_group cli_group_image;
 extern const struct cli_group cli_group_token;

@@ -69,9 +69,11 @@ static const struct cli_flag flags_global[] = {
 };
 
 static const struct cli_group *const groups[] = {
-	&cli_group_sessionpool, &cli_group_session, &cli_group_interpreter,
-	&cli_group_group,       &cli_group_image,   &cli_group_token,
-	&cli_group_doctor,      &cli_group_top,     NULL,
+	&cli_group_sessionpool, &cli_group_session,
+	&cli_group_interpreter, &cli_group_terminal,
+	&cli_group_group,       &cli_group_image,
+	&cli_group_token,       &cli_group_doctor,
+	&cli_group_top,         NULL,
 };
 
 void cli_warn(const struct cli *cli, const char *fmt, ...)

@@ -322,6 +322,9 @@ void terminal_signal(struct terminal *t, int signum);
 void terminal_detach(struct terminal *t);
 /** terminal_close: hangs up; `ended` follows. */
 void terminal_close(struct terminal *t);
+/** terminal_delete: hangs up one of an open session; who is attached gets `ended`.
+ * ERR_NO_TERMINAL. */
+int terminal_delete(struct session *s, struct str id, struct err *e);
 /** terminal_each: those of a session, attached or not. */
 void terminal_each(const struct session *s, void (*fn)(const char *id, bool attached, void *arg),
 		   void *arg);

@@ -264,7 +264,8 @@ static int open_new(struct terminal *t, struct err *e)
 	if (s->terminal_count >= (size_t)max)
 		return err_set(e, ERR_QUOTA,
 			       "The session already has %zu terminals, the limit of this server "
-			       "(--terminals-max). Close one.",
+			       "(--terminals-max). Close one: GET .../terminals lists them, DELETE "
+			       ".../terminals/{id} closes (bivouac session terminal list, delete).",
 			       s->terminal_count);
 	struct launcher_call *call = malloc(sizeof(*call));
 	struct terminal_place *p = call ? place_new(s, rand_u64() | 1) : NULL;
@@ -298,16 +299,25 @@ static void replace(struct terminal_place *p)
 	session_later(s);
 }
 
+static struct terminal_place *place_there(const struct session *s, const char *id, struct err *e)
+{
+	struct terminal_place *p = place_find(s, id);
+
+	if (p && p->there)
+		return p;
+	err_set(e, ERR_NO_TERMINAL,
+		"The session has no terminal '%s'. Its program may have ended; open a new one.",
+		id);
+	return NULL;
+}
+
 static int attach(struct terminal *t, struct err *e)
 {
 	struct session *s = t->session;
-	struct terminal_place *p = place_find(s, t->id);
+	struct terminal_place *p = place_there(s, t->id, e);
 
-	if (!p || !p->there)
-		return err_set(e, ERR_NO_TERMINAL,
-			       "The session has no terminal '%s'. Its program may have ended; open "
-			       "a new one.",
-			       t->id);
+	if (!p)
+		return -1;
 	if (p->terminal)
 		replace(p);
 	p->agent = agent_terminal_attach(s->sandbox->link, p->op, &agent_events, p);
@@ -362,6 +372,13 @@ static bool is_term(struct str term)
 	return term.len >= 1 && term.len <= TERM_MAX;
 }
 
+static int check_id(struct str id, struct err *e)
+{
+	return is_id(id) ? 0
+			 : err_set(e, ERR_NO_TERMINAL,
+				   "The id of a terminal has %d hexadecimal digits.", ID_LEN);
+}
+
 static int check(const struct terminal_params *p, struct err *e)
 {
 	if (p->columns < 1 || p->columns > SIDE_MAX || p->rows < 1 || p->rows > SIDE_MAX)
@@ -380,10 +397,7 @@ static int check(const struct terminal_params *p, struct err *e)
 			       COMMAND_MAX, p->command.len);
 	if (p->command.len && memchr(p->command.ptr, '\0', p->command.len))
 		return err_set(e, ERR_INVALID, "The command contains a NUL character.");
-	if (p->id.len && !is_id(p->id))
-		return err_set(e, ERR_NO_TERMINAL,
-			       "The id of a terminal has %d hexadecimal digits.", ID_LEN);
-	return 0;
+	return p->id.len ? check_id(p->id, e) : 0;
 }
 
 static struct terminal *terminal_new(struct session *s, const struct terminal_params *p,
@@ -487,6 +501,21 @@ void terminal_close(struct terminal *t)
 	t->closing = true;
 	if (t->place && t->place->agent)
 		agent_terminal_close(t->place->agent);
+}
+
+int terminal_delete(struct session *s, struct str id, struct err *e)
+{
+	char text[ID_LEN + 1];
+
+	if (check_id(id, e) < 0)
+		return -1;
+	str_copy(id, text, sizeof(text));
+	struct terminal_place *p = place_there(s, text, e);
+
+	if (!p)
+		return -1;
+	agent_terminal_end(s->sandbox->link, p->op);
+	return 0;
 }
 
 bool terminals_attached(const struct session *s)

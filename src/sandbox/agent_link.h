@@ -157,6 +157,8 @@ void agent_terminal_signal(struct agent_terminal *t, int signum);
 void agent_terminal_detach(struct agent_terminal *t);
 /** agent_terminal_close: hangs up; `ended` follows. */
 void agent_terminal_close(struct agent_terminal *t);
+/** agent_terminal_end: hangs up one that is there, attached over this link or not. */
+void agent_terminal_end(struct agent_link *l, uint64_t op);
 
 /* Files. Paths are relative to the data root, already checked by the caller, and checked again by
  * the agent. */

@@ -267,5 +267,10 @@ void agent_terminal_detach(struct agent_terminal *t)
 
 void agent_terminal_close(struct agent_terminal *t)
 {
-	link_send(t->link, AGENT_TERM_CLOSE, t->op, (struct str){ 0 }, (struct str){ 0 });
+	agent_terminal_end(t->link, t->op);
+}
+
+void agent_terminal_end(struct agent_link *l, uint64_t op)
+{
+	link_send(l, AGENT_TERM_CLOSE, op, (struct str){ 0 }, (struct str){ 0 });
 }

@@ -444,6 +444,8 @@ def test_names_that_are_too_long_are_no_other_names(fake, named, words):
         ["session", "code-interpreter", "upload-file", "-i", "abcd", "--filepath", BIN, "--path", "a" * 20000],
         ["session", "stop", "-i", "a" * 20000],
         ["session", "shell", "-i", "abcd", "--command", "a" * 20000],
+        ["session", "terminal", "list", "-i", "a" * 20000],
+        ["session", "terminal", "delete", "-i", "abcd", "--terminal", "a" * 20000],
         ["session", "list", "--endpoint", "http://127.0.0.1:1/" + "a" * 20000],
         ["sessionpool", "delete", "-y", "-g", "rg", "-n", "a" * 20000],
         ["sessionpool", "show", "-g", "a" * 20000, "-n", "pool1"],
@@ -530,6 +532,22 @@ def test_sessions(fake):
     fake.answer("DELETE", DATA + "/session", status=204)
     assert ok(call(fake, "session", "stop", "-n", "pool1", "-g", "rg", "-i", "abcd")) == "Session abcd in session pool pool1 stopped."
     assert fake.seen[-1]["query"] == {"api-version": VERSION, "identifier": "abcd"}
+
+
+def test_terminals(fake):
+    terminals = [{"id": "0" * 32, "attached": False}]
+    where = ["-n", "pool1", "-g", "rg", "-i", "a|b c"]
+    fake.answer("GET", DATA + "/terminals", {"value": terminals})
+    assert ok(call(fake, "session", "terminal", "list", *where)) == terminals
+    assert fake.seen[-1]["query"] == {"api-version": VERSION, "identifier": "a|b c"}
+    fake.answer("DELETE", DATA + "/terminals/" + "0" * 32, status=204)
+    result = call(fake, "session", "terminal", "delete", *where, "--terminal", "0" * 32)
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert fake.seen[-1]["method"] == "DELETE"
+    assert fake.seen[-1]["query"] == {"api-version": VERSION, "identifier": "a|b c"}
+    for name, status in (("", 64), ("../session", 66)):
+        assert call(fake, "session", "terminal", "delete", *where, "--terminal", name).returncode == status
+    assert fake.seen[-1]["path"] == DATA + "/terminals/..%2Fsession"
 
 
 def test_groups(fake):

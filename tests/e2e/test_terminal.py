@@ -279,6 +279,61 @@ def test_close_ends_the_program(session):
     wait_for(lambda: session.value(code) == 3, what="the terminal's background process is gone")
 
 
+def test_delete_hangs_up(session):
+    """As the message close does, whether somebody is attached or not."""
+    with shell(session) as terminal, shell(session) as left:
+        left.type("trap '' HUP; sleep 1000 & echo pid-$!\r")
+        pid = int(re.search(rb"pid-(\d+)", left.until("\r\npid-") + left.until("\r\n")).group(1))
+        left.socket.drop()
+        wait_for(lambda: {"id": left.id, "attached": False} in terminals(session), what="nobody is attached")
+        for id in (left.id, terminal.id):
+            assert session.call("DELETE", f"terminals/{id}").ok(204).body == b""
+        terminal.wait_control("exit")
+        assert terminal._step() == CLOSE
+        assert terminal.socket.closed == 1000
+        wait_for(lambda: terminals(session) == [], what="their places are free")
+    code = f"import os\ntry:\n    os.kill({pid}, 0)\n    r = 'alive'\nexcept OSError as e:\n    r = e.errno\nr"
+    wait_for(lambda: session.value(code) == 3, what="the terminal's background process is gone")
+    for id in (left.id, terminal.id):
+        session.call("DELETE", f"terminals/{id}").error(404, "SessionTerminalNotFound")
+
+
+def test_delete_makes_room(session):
+    held = [shell(session) for _ in range(4)]
+    with pytest.raises(Refused) as refused:
+        shell(session)
+    assert b"DELETE .../terminals/{id}" in refused.value.body
+    session.call("DELETE", f"terminals/{held[0].id}").ok(204)
+    wait_for(lambda: len(terminals(session)) == 3, what="one has ended")
+    with shell(session) as another:
+        another.type("echo in-$((1+0))\r")
+        another.until("in-1")
+    for terminal in held:
+        terminal.socket.drop()
+
+
+@pytest.mark.parametrize("id", ["0" * 32, "x", "..%2f..%2fetc", "0" * 16, "%C3%A9", "0" * 31 + "%00"])
+def test_delete_unknown_terminal(session, pool, id):
+    with shell(session) as terminal:
+        reply = session.call("DELETE", f"terminals/{id}")
+        assert reply.status in (400, 404), reply
+        assert id != "0" * 32 or reply.error(404, "SessionTerminalNotFound")
+        # Nor of another session, nor of one that there is not.
+        other = pool.session()
+        other.call("DELETE", f"terminals/{terminal.id}").error(404, "SessionTerminalNotFound")
+        assert other.value("1") == 1
+        other.call("DELETE", f"terminals/{terminal.id}").error(404, "SessionTerminalNotFound")
+        other.delete()
+        terminal.type("echo alive-$((1+0))\r")
+        terminal.until("alive-1")
+
+
+def test_delete_needs_permission(session, daemon):
+    with shell(session) as terminal:
+        assert session.call("DELETE", f"terminals/{terminal.id}", token="nonsense").status == 401
+        assert terminals(session) == [{"id": terminal.id, "attached": True}]
+
+
 def test_slow_reader_makes_the_program_wait(session, daemon):
     """Constant memory: what nobody reads is not produced."""
     with shell(session) as terminal:
@@ -514,6 +569,12 @@ def test_over_tls():
 # --- bivouac session shell ---
 
 
+def heed_signals():
+    """Whoever started the tests in the background ignores some of them, and so would the command."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Cli:
     """The command on a terminal of its own."""
 
@@ -527,6 +588,7 @@ class Cli:
         }
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            heed_signals()
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
             command = [str(BIN_DIR / "bivouac"), "session", "shell", *arguments]
             os.execve(command[0], command, environment)
@@ -698,6 +760,7 @@ def start_cli(daemon, *arguments):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=heed_signals,
     )
 
 
@@ -755,6 +818,30 @@ def test_cli_shell_whose_output_is_not_taken(daemon):
         said = cli.stderr.read().decode()
     (listed,) = terminals(session)
     assert "standard output" in said and way_back(said) == listed["id"]
+    session.delete()
+
+
+def test_cli_terminal_list_and_delete(daemon):
+    session = daemon.default_pool().session(unique("cli"))
+    with start_cli(daemon, "-i", session.identifier, "--command", "echo ready; exec cat") as cli:
+        assert cli.stdout.read(5) == b"ready"
+
+        def run(*arguments):
+            return subprocess.run(
+                [BIN_DIR / "bivouac", "session", "terminal", *arguments, "-i", session.identifier],
+                env={**os.environ, "BIVOUAC_ENDPOINT": daemon.endpoint, "BIVOUAC_TOKEN": daemon.token},
+                capture_output=True,
+                timeout=60,
+            )
+
+        (listed,) = json.loads(run("list").stdout)
+        assert listed == {"id": terminals(session)[0]["id"], "attached": True}
+        done = run("delete", "--terminal", listed["id"])
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert cli.wait(30) == 128 + signal.SIGHUP
+        wait_for(lambda: json.loads(run("list").stdout) == [], what="it is gone")
+        done = run("delete", "--terminal", listed["id"])
+        assert done.returncode == 66 and b"SessionTerminalNotFound" in done.stderr
     session.delete()
 
 

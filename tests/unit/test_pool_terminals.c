@@ -640,6 +640,48 @@ static void test_list(void **state)
 	assert_listed(0, 0);
 }
 
+static void assert_not_deleted(struct str id, const char *word)
+{
+	struct err e = ERR_INIT;
+
+	assert_int_equal(terminal_delete(session, id, &e), -1);
+	assert_int_equal(e.code, ERR_NO_TERMINAL);
+	assert_non_null(strstr(e.msg, word));
+}
+
+static void test_delete(void **state)
+{
+	struct user ann = { "ann", NULL }, ben = { "ben", NULL };
+	struct err e = ERR_INIT;
+
+	(void)state;
+	open_session();
+	assert_not_deleted(STR(""), "32");
+	assert_not_deleted(STR("0123456789abcdef0123456789abcde\0"), "32");
+	assert_not_deleted(STR("0123456789abcdef0123456789abcdef"), "no terminal");
+	open_terminal(&ben, "");
+	terminal_detach(ben.t);
+	answer_kernel(ERR_NONE);
+	settle();
+	/* One that somebody is attached to, and then nobody. */
+	for (unsigned left = 0; left < 2; left++) {
+		uint64_t op = sit_down(&ann);
+
+		told[0] = '\0';
+		if (left)
+			terminal_detach(ann.t);
+		assert_int_equal(terminal_delete(session, str_from(last_id), &e), 0);
+		settle();
+		assert_int_equal(heard_count(AGENT_TERM_CLOSE), left + 1);
+		assert_true(heard_last(AGENT_TERM_CLOSE)->op == op);
+		say_state(op, true, AGENT_DEATH_KILLED, 0);
+		settle();
+		assert_told(left ? "" : "ann:ended 4 0, ");
+		assert_not_deleted(str_from(last_id), "no terminal");
+	}
+	assert_listed(0, 0);
+}
+
 /* As if nobody had asked for anything for a long time. */
 static void grow_old(void)
 {
@@ -836,6 +878,7 @@ int main(void)
 		TEST(test_replaced_who_leaves),
 		TEST(test_attach_to_what_has_ended),
 		TEST(test_list),
+		TEST(test_delete),
 		TEST(test_attached_is_use),
 		TEST(test_session_ends),
 		TEST(test_agent_goes),
