@@ -559,7 +559,7 @@ static void test_terminal(void **state)
 	type_until(5, "trap 'echo took-it' INT; echo on$((1))\n", "on1");
 	type_until(5, "sh -c 'echo st$((1))arted; exec sleep 1000'\n", "st1arted");
 	type_until(5, "\003", "took-it");
-	type_until(5, "cat; echo gone=$?\n", "cat");
+	type_until(5, "sh -c 'echo c$((1))at; exec cat'; echo gone=$?\n", "c1at");
 	type_until(5, "abc\n", "abc\r\nabc");
 	send_number(AGENT_TERM_SIGNAL, 5, SIGTERM);
 	type_until(5, "", "gone=143");
