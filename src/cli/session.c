@@ -67,8 +67,10 @@ static int run_stop(struct cli *cli, struct err *e)
 	if (!base)
 		return -1;
 	OWNED_MEM char *url = client_url_format(
-		base, "/session?api-version=" CLIENT_DATA_VERSION "&identifier=%s", id);
-	struct client_request request = { .plane = CLIENT_DATA, .method = "DELETE", .url = url };
+		base, "/.management/stopSession?api-version=" CLIENT_DATA_VERSION "&identifier=%s",
+		id);
+	/* Not DELETE, which is content with a session that is gone: az fails then. */
+	struct client_request request = { .plane = CLIENT_DATA, .method = "POST", .url = url };
 
 	if (!url)
 		return client_url_too_long("--identifier", e);

@@ -272,7 +272,7 @@ def test_errors(cli, pool):
     assert "group" in cli("az containerapp sessionpool create -n lonely-pool -g no-such-group -l $LOCATION", status=66).stderr.lower()
     bad = cli("az containerapp sessionpool create -n bad-pool -g $RESOURCE_GROUP -l $LOCATION --cooldown-period 5", status=64)
     assert "cooldown" in bad.stderr.lower()
-    cli(f"bivouac session stop {pool} -i never-was-here")
+    assert "never-was-here" in cli(f"bivouac session stop {pool} -i never-was-here", status=66).stderr
 
 
 def test_delete_group_takes_its_pools(cli):

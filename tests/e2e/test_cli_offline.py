@@ -529,7 +529,7 @@ def test_sessions(fake):
     fake.answer("GET", DATA + "/listSessions", {"sessions": [{"identifier": "abcd"}], "nextLink": "{url}/more"})
     fake.answer("GET", "/more", {"sessions": [{"identifier": "efgh"}]})
     assert ok(call(fake, "session", "list", "-n", "pool1", "-g", "rg")) == [{"identifier": "abcd"}, {"identifier": "efgh"}]
-    fake.answer("DELETE", DATA + "/session", status=204)
+    fake.answer("POST", DATA + "/.management/stopSession", status=200)
     assert ok(call(fake, "session", "stop", "-n", "pool1", "-g", "rg", "-i", "abcd")) == "Session abcd in session pool pool1 stopped."
     assert fake.seen[-1]["query"] == {"api-version": VERSION, "identifier": "abcd"}
 
