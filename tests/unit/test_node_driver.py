@@ -219,7 +219,11 @@ SPIN = BEGUN + BUSY
 )
 def test_interrupt(kernel, code):
     got = kernel.interrupted(code)
-    assert (got.status, got.name) == (INTERRUPTED, "Interrupted"), got.traceback
+    outcomes = [(INTERRUPTED, "Interrupted")]
+    if "execSync" in code:
+        # The child is interrupted too, and its end may be told first; whose doing it was the agent knows.
+        outcomes.append((ERROR, "Error"))
+    assert (got.status, got.name) in outcomes, got.traceback
     assert "finally" not in got.out
     assert kernel.value("1+1") == (INT, "2")
     assert kernel.value("await new Promise((r) => setTimeout(r, 2, 'timers'))") == (STR, "timers")
