@@ -649,3 +649,13 @@ json_t *client_get_all(struct cli *cli, enum client_plane plane, const char *url
 	json_decref(all);
 	return NULL;
 }
+
+int client_print_all(struct cli *cli, enum client_plane plane, const char *url, const char *list,
+		     struct err *e)
+{
+	json_t *all = client_get_all(cli, plane, url, list, e);
+	int rc = all ? output_json(&cli->output, all, e) : -1;
+
+	json_decref(all);
+	return rc;
+}

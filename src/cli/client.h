@@ -92,6 +92,9 @@ int client_wait(struct cli *cli, struct client_response *response, struct err *e
 /** client_get_all: the items of all pages of a list, as one array; next links are followed. */
 json_t *client_get_all(struct cli *cli, enum client_plane plane, const char *url, const char *list,
 		       struct err *e);
+/** client_print_all: the same, printed. */
+int client_print_all(struct cli *cli, enum client_plane plane, const char *url, const char *list,
+		     struct err *e);
 
 /** URLs. Results are heap strings, NULL if longer than CLIENT_URL_MAX. A %s in fmt is a path
  * segment or query value and comes out percent-encoded. */

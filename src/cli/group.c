@@ -86,11 +86,8 @@ static int run_list(struct cli *cli, struct err *e)
 	OWNED_MEM char *url = client_arm_url(
 		cli, e, "/subscriptions/%s/resourcegroups?api-version=" CLIENT_GROUP_VERSION,
 		client_subscription(cli));
-	json_t *groups = url ? client_get_all(cli, CLIENT_ARM, url, "value", e) : NULL;
-	int rc = groups ? output_json(&cli->output, groups, e) : -1;
 
-	json_decref(groups);
-	return rc;
+	return url ? client_print_all(cli, CLIENT_ARM, url, "value", e) : -1;
 }
 
 static int run_delete(struct cli *cli, struct err *e)

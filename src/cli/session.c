@@ -46,16 +46,8 @@ static int run_list(struct cli *cli, struct err *e)
 	OWNED_MEM char *url =
 		client_url_format(base, "/listSessions?api-version=" CLIENT_DATA_VERSION);
 
-	if (!url)
-		return client_url_too_long("the endpoint", e);
-	json_t *sessions = client_get_all(cli, CLIENT_DATA, url, "sessions", e);
-
-	if (!sessions)
-		return -1;
-	int rc = output_json(&cli->output, sessions, e);
-
-	json_decref(sessions);
-	return rc;
+	return url ? client_print_all(cli, CLIENT_DATA, url, "sessions", e)
+		   : client_url_too_long("the endpoint", e);
 }
 
 static int run_stop(struct cli *cli, struct err *e)

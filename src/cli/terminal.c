@@ -23,16 +23,8 @@ static int run_list(struct cli *cli, struct err *e)
 		base, "/terminals?api-version=" CLIENT_DATA_VERSION "&identifier=%s",
 		args_text(&cli->args, "identifier"));
 
-	if (!url)
-		return client_url_too_long("--identifier", e);
-	json_t *terminals = client_get_all(cli, CLIENT_DATA, url, "value", e);
-
-	if (!terminals)
-		return -1;
-	int rc = output_json(&cli->output, terminals, e);
-
-	json_decref(terminals);
-	return rc;
+	return url ? client_print_all(cli, CLIENT_DATA, url, "value", e)
+		   : client_url_too_long("--identifier", e);
 }
 
 static int run_delete(struct cli *cli, struct err *e)

@@ -13,13 +13,6 @@ def pool(daemon):
     p.delete()
 
 
-@pytest.fixture
-def session(pool):
-    s = pool.session()
-    yield s
-    s.delete()
-
-
 def run(session, code, **how):
     return session.post(code, **how).ok().json
 

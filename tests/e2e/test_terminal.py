@@ -65,13 +65,6 @@ def pool(daemon):
     return daemon.make_pool(unique("term"))
 
 
-@pytest.fixture
-def session(pool):
-    session = pool.session()
-    yield session
-    session.delete()
-
-
 def shell(session, **query):
     """A plain shell without prompt games."""
     return Terminal(session, command="exec bash --norc --noprofile -i", **query)
